@@ -1,0 +1,1 @@
+"""How good it is: one label layer measured against another."""

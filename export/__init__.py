@@ -1,0 +1,1 @@
+"""Where the network drives: a checkpoint becomes one verified streaming ONNX graph."""

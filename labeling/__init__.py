@@ -1,0 +1,1 @@
+"""Where labels come from: whole clips, past and future, become a label layer."""

@@ -1,0 +1,1 @@
+"""What each camera sees: image to features, per-camera auxiliary heads and augmentation."""

@@ -1,0 +1,13 @@
+"""How does the stack say that its input is bad? In one sentence: what, where, expected, got, what to do."""
+
+
+class SurroundError(ValueError):
+    """Bad data or settings of the user's: the command line prints the message as one sentence and exits with 2."""
+
+
+class DataError(SurroundError):
+    """A file or a row of data is missing, broken or impossible; the message names it and the remedy."""
+
+
+class ConfigError(SurroundError):
+    """A setting is unknown, out of range or contradicts another one."""

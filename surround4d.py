@@ -1,0 +1,75 @@
+"""The command line: which command runs which function? `surround4d COMMAND --help` explains each."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scenes.errors import SurroundError
+
+
+class Command(NamedTuple):
+    """A command: the function that tyro turns into its arguments, and what it is for."""
+
+    function: str
+    """`module:function`."""
+    summary: str
+
+
+COMMANDS = {
+    "sim": Command("scenes.simulator.command:simulate", "simulate clips with exact labels"),
+    "import": Command("scenes.readers.command:import_dataset", "bring nuScenes, Argoverse 2 or PandaSet recordings into clips"),
+    "info": Command("scenes.info:info", "print what clips hold"),
+    "check": Command("scenes.check.command:check", "verify files, clocks and calibration of clips"),
+    "show": Command("scenes.show.command:show", "draw the labels of clips in every camera and from above"),
+    "train": Command("training.command:train", "train a recipe on clips"),
+    "eval": Command("training.evaluate:evaluate", "measure a checkpoint or a label layer against another layer"),
+    "label": Command("labeling.command:label", "auto-label clips with a teacher, past and future"),
+    "export": Command("export.command:export_checkpoint", "write a checkpoint as one verified ONNX graph"),
+    "run": Command("export.run:run_clip", "stream a clip through an exported ONNX graph"),
+    "nuscenes-results": Command("scenes.readers.results:convert", "convert label layers to and from nuScenes result JSON"),
+    "demo": Command("training.demo:demo", "simulate, train, evaluate, label, export, and write the report"),
+}
+
+
+def help_text() -> str:
+    """The page that `surround4d --help` prints."""
+    lines = [f"  {name:18}{command.summary}" for name, command in COMMANDS.items()]
+    return (
+        "usage: surround4d COMMAND [ARGUMENTS]\n\nEight cameras in, one 4D world out.\n\n"
+        + "\n".join(lines)
+        + "\n\nsurround4d COMMAND --help explains a command."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 2 the user's input was bad (one sentence on stderr)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_text())
+        return 0
+    command = COMMANDS.get(arguments[0])
+    if command is None:
+        print(f"surround4d: no command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    import tyro
+
+    module, _, function = command.function.partition(":")
+    try:
+        status = tyro.cli(
+            getattr(importlib.import_module(module), function),
+            prog=f"surround4d {arguments[0]}",
+            args=arguments[1:],
+            config=(tyro.conf.OmitArgPrefixes,) if arguments[0] != "train" else (),
+        )
+    except SurroundError as error:
+        print(f"surround4d {arguments[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"surround4d {arguments[0]}: stopped", file=sys.stderr)
+        return 130
+    return int(status or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How the network learns: recipes, targets, losses, trainer, checkpoints and evaluation runs."""
