@@ -66,7 +66,7 @@ class VoxelGrid:
     def index_of(self, points_ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Integer indices (..., 3) of points (..., 3), and whether each lies inside the grid (...)."""
         index = np.floor((points_ego - np.array(self.min_ego_m)) / np.array(self.voxel_m)).astype(np.int64)
-        return index, ((index >= 0) & (index < np.array(self.shape))).all(axis=-1)
+        return index, np.all((index >= 0) & (index < np.array(self.shape)), axis=-1)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,6 @@ def pack_frame(clip: Clip, index: int, size_hw: tuple[int, int], previous: int |
         cam_from_ego_N44=cam_from_ego,
         alive_N=alive,
         time_offset_N=offsets,
-        dt=np.float32(dt),
+        dt=np.array(dt, dtype=np.float32),
         prev_from_ego_44=prev_from_ego.astype(np.float32),
     )
