@@ -28,7 +28,7 @@ COMMANDS = {
     "export": Command("export.command:export_checkpoint", "write a checkpoint as one verified ONNX graph"),
     "run": Command("export.run:run_clip", "stream a clip through an exported ONNX graph"),
     "nuscenes-results": Command("scenes.readers.results:convert", "convert label layers to and from nuScenes result JSON"),
-    "demo": Command("training.demo:demo", "simulate, train, evaluate, label, export, and write the report"),
+    "demo": Command("engine.demo:demo", "simulate, train, evaluate, label, export, and write the report"),
 }
 
 

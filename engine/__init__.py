@@ -1,0 +1,1 @@
+"""How the parts turn together: the demonstration that goes once round the data engine, and its report."""
