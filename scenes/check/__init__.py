@@ -1,0 +1,1 @@
+"""Is a clip sound: its files, its clocks, its poses and its calibration?"""

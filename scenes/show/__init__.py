@@ -1,0 +1,1 @@
+"""How do labels look in the pictures, from above and as voxels?"""
