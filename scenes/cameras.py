@@ -187,3 +187,28 @@ class Camera:
             raise DataError(f"{where}: {error}") from error
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(f"{where}: camera {values.get('name', '?')!r} has a missing or unreadable field ({error!r})") from error
+
+
+def network_camera(camera: Camera, height_px: int, width_px: int) -> tuple[Camera, tuple[int, int, int, int]]:
+    """The camera after the network's resize-and-crop, and (resized width, resized height, left, top) that does it.
+
+    The image is scaled to the network's width keeping its aspect; surplus rows are cut from the top (sky), missing
+    ones are padded with black at the top.
+    """
+    resized_height = max(1, round(camera.height_px * width_px / camera.width_px))
+    top = resized_height - height_px
+    scaled = camera.resize(width_px, resized_height)
+    return scaled.crop(0, top, width_px, height_px), (width_px, resized_height, 0, top)
+
+
+def camera_arrays(cameras: list[Camera]) -> dict[str, np.ndarray]:
+    """`intrinsics_N4`, `distortion_N5`, `lens_N`, `max_angle_N` of cameras at network size, float32."""
+    distortion = np.zeros((len(cameras), 5), dtype=np.float32)
+    for row, camera in enumerate(cameras):
+        distortion[row, : len(camera.distortion)] = camera.distortion
+    return {
+        "intrinsics_N4": np.array([[c.fx_px, c.fy_px, c.cx_px, c.cy_px] for c in cameras], dtype=np.float32),
+        "distortion_N5": distortion,
+        "lens_N": np.array([float(c.lens is Lens.FISHEYE) for c in cameras], dtype=np.float32),
+        "max_angle_N": np.array([c.max_angle_rad for c in cameras], dtype=np.float32),
+    }

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from scenes.cameras import Camera, Lens
+from scenes.cameras import camera_arrays, network_camera
 from scenes.clips import Clip
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, invert_rigid
+
+__all__ = ["PackedFrame", "camera_arrays", "network_camera", "pack_frame", "resize_and_crop"]
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,6 @@ class PackedFrame:
     """float32: points of this ego frame in the previous step's ego frame; identity at the first."""
 
 
-def network_camera(camera: Camera, height_px: int, width_px: int) -> tuple[Camera, tuple[int, int, int, int]]:
-    """The camera after the network's resize-and-crop, and (resized width, resized height, left, top) that does it.
-
-    The image is scaled to the network's width keeping its aspect; surplus rows are cut from the top (sky), missing
-    ones are padded with black at the top.
-    """
-    resized_height = max(1, round(camera.height_px * width_px / camera.width_px))
-    top = resized_height - height_px
-    scaled = camera.resize(width_px, resized_height)
-    return scaled.crop(0, top, width_px, height_px), (width_px, resized_height, 0, top)
-
-
 def resize_and_crop(image: np.ndarray, plan: tuple[int, int, int, int], height_px: int, interpolation: int | None = None) -> np.ndarray:
     """(height_px, W, ...) picture by the plan of `network_camera`: area averaging when shrinking, else bilinear."""
     width, resized_height, _, top = plan
@@ -64,19 +54,6 @@ def resize_and_crop(image: np.ndarray, plan: tuple[int, int, int, int], height_p
     if top < 0:
         return np.concatenate([np.zeros((-top, *image.shape[1:]), dtype=image.dtype), image])
     return image
-
-
-def camera_arrays(cameras: list[Camera]) -> dict[str, np.ndarray]:
-    """`intrinsics_N4`, `distortion_N5`, `lens_N`, `max_angle_N` of cameras at network size, float32."""
-    distortion = np.zeros((len(cameras), 5), dtype=np.float32)
-    for row, camera in enumerate(cameras):
-        distortion[row, : len(camera.distortion)] = camera.distortion
-    return {
-        "intrinsics_N4": np.array([[c.fx_px, c.fy_px, c.cx_px, c.cy_px] for c in cameras], dtype=np.float32),
-        "distortion_N5": distortion,
-        "lens_N": np.array([float(c.lens is Lens.FISHEYE) for c in cameras], dtype=np.float32),
-        "max_angle_N": np.array([c.max_angle_rad for c in cameras], dtype=np.float32),
-    }
 
 
 def pack_frame(clip: Clip, index: int, size_hw: tuple[int, int], previous: int | None = None, strict: bool = True) -> PackedFrame:
