@@ -51,8 +51,8 @@ def image_segments(camera: Camera, starts_cam: np.ndarray, ends_cam: np.ndarray)
     starts, ends, left = cut_at_lens(camera, starts_cam, ends_cam)
     pixels = np.stack([camera.project(starts[left])[0], camera.project(ends[left])[0]], axis=1)
     size = np.array([camera.width_px, camera.height_px])
-    outside = ((pixels < -0.5).all(axis=1) | (pixels > size - 0.5).all(axis=1)).any(axis=1)
-    return pixels[~outside]
+    low, high = pixels.min(axis=1), pixels.max(axis=1)
+    return pixels[(high >= -0.5).all(axis=-1) & (low <= size - 0.5).all(axis=-1)]
 
 
 def subdivide(points: np.ndarray, step_m: float, most: int = 400) -> np.ndarray:

@@ -55,7 +55,7 @@ def draw_boxes(
     colors = box_colors(boxes_ego) if colors is None else colors
     corners_cam = transform_points(cam_from_ego, boxes_ego.corners())
     edges_cam = box_edge_points(corners_cam)
-    for row in np.argsort(-np.linalg.norm(corners_cam.mean(axis=1), axis=1)):
+    for row in np.argsort(-np.linalg.norm(corners_cam.mean(axis=1), axis=1)).tolist():
         points = edges_cam[row]
         starts, ends = points[:, :-1].reshape(-1, 3), points[:, 1:].reshape(-1, 3)
         if dashed:
@@ -63,12 +63,13 @@ def draw_boxes(
         segments = image_segments(camera, starts, ends)
         if not len(segments):
             continue
-        color = tuple(int(c) for c in colors[row])
+        red, green, blue = (int(value) for value in colors[row])
+        color = (red, green, blue)
         _shade_front(image, camera, corners_cam[row], color)
         draw_segments(image, segments, color, thickness_px)
         if labels is not None and labels[row]:
             top = segments[..., 1].min()
-            put_text(image, labels[row], (float(segments[..., 0].min()), float(max(top - 3, 9))), color)
+            put_text(image, str(labels[row]), (float(segments[..., 0].min()), float(max(top - 3, 9))), color)
     return image
 
 
