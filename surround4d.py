@@ -52,16 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         print(f"surround4d: no command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    import tyro
-
-    module, _, function = command.function.partition(":")
     try:
-        status = tyro.cli(
-            getattr(importlib.import_module(module), function),
-            prog=f"surround4d {arguments[0]}",
-            args=arguments[1:],
-            config=(tyro.conf.OmitArgPrefixes,) if arguments[0] != "train" else (),
-        )
+        status = _run(arguments[0], command.function, arguments[1:])
     except SurroundError as error:
         print(f"surround4d {arguments[0]}: {error}", file=sys.stderr)
         return 2
@@ -69,6 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"surround4d {arguments[0]}: stopped", file=sys.stderr)
         return 130
     return int(status or 0)
+
+
+def _run(name: str, location: str, arguments: list[str]) -> int | None:
+    """Imports the function of a command and calls it; `train` reads its arguments itself (the recipe gives the defaults)."""
+    import tyro
+
+    module, _, function_name = location.partition(":")
+    function = getattr(importlib.import_module(module), function_name)
+    if name == "train":
+        return function(arguments)
+    return tyro.cli(function, prog=f"surround4d {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
 
 
 if __name__ == "__main__":
