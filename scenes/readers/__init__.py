@@ -1,0 +1,1 @@
+"""How do foreign recordings become clips? Conventions are converted here, once, and nowhere else."""
