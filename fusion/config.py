@@ -20,6 +20,8 @@ class BackboneConfig:
     """Batch normalisation keeps its pretrained statistics (batches are small)."""
     frozen_stages: int = 0
     """How many of the first stages (strides 2, 4, ...) are not trained."""
+    dropped_blocks: int = 0
+    """How many of the last blocks are left away (torchvision's `features` counted from the end)."""
     neck_channels: int = 64
     """Channels of every feature level."""
     levels: tuple[int, ...] = (8, 16, 32)
@@ -142,7 +144,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def nano() -> ModelConfig:
     """Under 3 M parameters, eight pictures of 96x256: trains on a laptop's processor."""
-    return ModelConfig()
+    return ModelConfig(backbone=BackboneConfig(dropped_blocks=2), bev=BevConfig(encoder_channels=80))
 
 
 def edge() -> ModelConfig:

@@ -115,6 +115,8 @@ class StepOutput:
     """Logits of the depth bins per camera at the auxiliary stride."""
     extra: dict[str, Tensor]
     """Outputs of plugged-in heads (lanes, forecasts) by name."""
+    valid_BQ: Tensor | None = None
+    """float32, 0 for queries that are only padding (empty memory slots, denoising padding): no target may be matched to them."""
 
 
 @dataclass

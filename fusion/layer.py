@@ -1,0 +1,203 @@
+"""How do tokens look at each other, at the past and at the pictures? The one kind of Transformer layer for every kind of token.
+
+Object queries and bird's-eye tokens are told apart only by where their reference boxes stand and by what they may attend to.
+Attention is written as matrix products and softmax, so that it exports as plain operators.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fusion.atlas import Atlas, best_views
+from fusion.grid import BevGrid
+
+
+@dataclass
+class Surroundings:
+    """What the tokens of a layer may look at."""
+
+    atlas: Atlas
+    bev: Tensor | None
+    """(B, C, X, Y) bird's-eye features, or None if the tokens are themselves made of them."""
+    grid: BevGrid
+    memory_BSC: Tensor | None
+    """Remembered objects' embeddings with their position added, or None."""
+    memory_mask_BS: Tensor | None
+    """float32, 1 for a slot that holds something."""
+
+
+class BoxPosition(nn.Module):
+    """The position encoding of a box: sines of its centre at several wave lengths, its size, heading and velocity."""
+
+    def __init__(self, channels: int, frequencies: int = 6) -> None:
+        super().__init__()
+        self.register_buffer("frequency", 2.0 ** torch.arange(frequencies) * (torch.pi / 64.0), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(6 * frequencies + 7, channels), nn.ReLU(), nn.Linear(channels, channels))
+
+    def forward(self, box: Tensor) -> Tensor:
+        """Boxes (B, Q, 9) to (B, Q, C)."""
+        phase = box[..., :3, None] * self.frequency
+        waves = torch.cat([torch.sin(phase), torch.cos(phase)], dim=-1).flatten(-2)
+        yaw = box[..., 6:7]
+        rest = torch.cat([box[..., 3:6].clamp(min=0.05).log(), torch.sin(yaw), torch.cos(yaw), box[..., 7:9] * 0.1], dim=-1)
+        return self.mlp(torch.cat([waves, rest], dim=-1))
+
+
+class Attention(nn.Module):
+    """Multi-head attention by matrix products; `bias` (B or 1, heads or 1, Q, S) is added to the logits."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """(B, Q, C) queries over (B, S, C) keys and values."""
+        q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
+        logits = (q * (q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
+        weights = (logits.float() + bias).softmax(-1).to(v.dtype)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Tokens look at each other; how much distance matters is learned, one number a head."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(channels, heads)
+        self.reach = nn.Parameter(torch.linspace(-4.0, 1.0, heads))
+
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor) -> Tensor:
+        """`mask_bias` (B, 1, Q, Q) holds 0 or a large negative number."""
+        offset = box[:, :, None, :2] - box[:, None, :, :2]
+        distance = torch.sqrt((offset * offset).sum(-1) + 1e-4)
+        bias = mask_bias - functional.softplus(self.reach.float())[None, :, None, None] * distance[:, None]
+        placed = tokens + position
+        return self.attention(placed, placed, tokens, bias)
+
+
+class MemoryAttention(nn.Module):
+    """Tokens look at the remembered objects; an empty place of its own makes attention to nothing possible."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(channels, heads)
+        self.nothing = nn.Parameter(torch.zeros(1, 1, channels))
+
+    def forward(self, tokens: Tensor, position: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Memory (B, S, C) and its mask (B, S)."""
+        nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
+        keys = torch.cat([nothing, memory], dim=1)
+        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
+        return self.attention(tokens + position, keys, keys, ((mask - 1.0) * 1e4)[:, None, None])
+
+
+def initial_points(count: int) -> Tensor:
+    """(P, 3) points in units of half a box: the centre, the sides, the ends, then corners."""
+    fixed = [(0, 0, 0), (0.8, 0, 0), (-0.8, 0, 0), (0, 0.8, 0), (0, -0.8, 0), (0, 0, 0.8), (0, 0, -0.9)]
+    corners = [(x, y, z) for z in (-0.8, 0.6) for x in (0.8, -0.8) for y in (0.8, -0.8)]
+    points = (fixed + corners) * (1 + count // 15)
+    return torch.tensor(points[:count], dtype=torch.float32)
+
+
+class SampledAttention(nn.Module):
+    """Tokens look at pictures and at the bird's-eye map through a few 3D points around their box.
+
+    The points are learned offsets in the box's own axes; each is seen by its two best cameras at the camera's own instant.
+    """
+
+    def __init__(self, channels: int, heads: int, points: int, levels: int, neck_channels: int, bev_channels: int | None) -> None:
+        super().__init__()
+        self.heads, self.points, self.levels = heads, points, levels
+        self.offsets = nn.Linear(channels, points * 3)
+        self.camera_weights = nn.Linear(channels, heads * points * levels)
+        self.camera_value = nn.Linear(neck_channels, channels)
+        nn.init.zeros_(self.offsets.weight)
+        with torch.no_grad():
+            self.offsets.bias.copy_(initial_points(points).flatten())
+        nn.init.zeros_(self.camera_weights.weight)
+        self.seen = nn.Linear(1, channels)
+        self.out = nn.Linear(channels, channels)
+        self.bev_channels = bev_channels
+        if bev_channels is not None:
+            self.bev_weights = nn.Linear(channels, heads * points)
+            self.bev_value = nn.Linear(bev_channels, channels)
+            nn.init.zeros_(self.bev_weights.weight)
+
+    def forward(self, tokens: Tensor, box: Tensor, around: Surroundings) -> Tensor:
+        """Tokens (B, Q, C) with boxes (B, Q, 9) to what they see (B, Q, C)."""
+        points = self._points_ego(tokens, box)
+        found = self._from_cameras(tokens, points, box, around.atlas)
+        if around.bev is not None and self.bev_channels is not None:
+            found = found + self._from_bev(tokens, points, around.bev, around.grid)
+        return self.out(found)
+
+    def _points_ego(self, tokens: Tensor, box: Tensor) -> Tensor:
+        """(B, Q, P, 3)."""
+        offset = self.offsets(tokens).float().reshape(*tokens.shape[:2], self.points, 3) * (box[:, :, None, 3:6] * 0.5)
+        cos, sin = torch.cos(box[..., 6])[..., None], torch.sin(box[..., 6])[..., None]
+        x = box[..., 0:1] + cos * offset[..., 0] - sin * offset[..., 1]
+        y = box[..., 1:2] + sin * offset[..., 0] + cos * offset[..., 1]
+        return torch.stack([x, y, box[..., 2:3] + offset[..., 2]], dim=-1)
+
+    def _from_cameras(self, tokens: Tensor, points: Tensor, box: Tensor, atlas: Atlas) -> Tensor:
+        batch, queries = tokens.shape[:2]
+        velocity = box[:, :, None, 7:9].expand(-1, -1, self.points, -1).reshape(batch, -1, 2)
+        views = best_views(points.reshape(batch, -1, 3), atlas.lenses, velocity)
+        samples = torch.stack([atlas.sample(views, level) for level in range(self.levels)], dim=2)  # B Cn L V QP
+        visible = views.visible_BVP[:, None, None]
+        samples = (samples * visible.to(samples.dtype)).sum(3) / visible.sum(3).clamp(min=1.0).to(samples.dtype)  # mean over views
+        samples = samples.reshape(batch, -1, self.levels, queries, self.points).permute(0, 3, 4, 2, 1)  # B Q P L Cn
+        seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
+        logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, self.points, self.levels)
+        logits = logits + ((seen - 1.0) * 1e4)[:, :, None, :, None]
+        weights = logits.flatten(3).softmax(-1) * seen.amax(-1)[..., None, None]  # B Q h PL
+        values = self.camera_value(samples.flatten(2, 3)).reshape(batch, queries, self.points * self.levels, self.heads, -1)
+        mixed = (weights.transpose(2, 3)[..., None].to(values.dtype) * values).sum(2)
+        return mixed.flatten(2) + self.seen(seen.mean(-1, keepdim=True).to(mixed.dtype))
+
+    def _from_bev(self, tokens: Tensor, points: Tensor, bev: Tensor, grid: BevGrid) -> Tensor:
+        batch, queries = tokens.shape[:2]
+        where = grid.normalised(points)  # B Q P 2
+        samples = functional.grid_sample(bev, where.to(bev.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+        values = self.bev_value(samples.permute(0, 2, 3, 1)).reshape(batch, queries, self.points, self.heads, -1)
+        weights = self.bev_weights(tokens).float().reshape(batch, queries, self.heads, self.points).softmax(-1)
+        return (weights.transpose(2, 3)[..., None].to(values.dtype) * values).sum(2).flatten(2)
+
+
+class Layer(nn.Module):
+    """Self-attention with 3D position, attention to memory, projected camera attention, feed-forward; normalised after each."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        feedforward: int,
+        points: int,
+        levels: int,
+        neck_channels: int,
+        bev_channels: int | None,
+        memory: bool,
+    ) -> None:
+        super().__init__()
+        self.itself = SelfAttention(channels, heads)
+        self.memory = MemoryAttention(channels, heads) if memory else None
+        self.sampled = SampledAttention(channels, heads, points, levels, neck_channels, bev_channels)
+        self.feedforward = nn.Sequential(nn.Linear(channels, feedforward), nn.ReLU(), nn.Linear(feedforward, channels))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
+
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor, around: Surroundings) -> Tensor:
+        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `mask_bias` (B, 1, Q, Q) for self-attention."""
+        tokens = self.norms[0](tokens + self.itself(tokens, position, box, mask_bias))
+        if self.memory is not None and around.memory_BSC is not None and around.memory_mask_BS is not None:
+            tokens = self.norms[1](tokens + self.memory(tokens, position, around.memory_BSC, around.memory_mask_BS))
+        tokens = self.norms[2](tokens + self.sampled(tokens, box, around))
+        return self.norms[3](tokens + self.feedforward(tokens))

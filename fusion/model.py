@@ -1,0 +1,150 @@
+"""What does the car know now? `Surround`: N cameras and the memory of before become a 4D world and the memory for later."""
+
+import torch
+from torch import Tensor, nn
+
+from fusion.atlas import Atlas
+from fusion.bev import BevEncoder, DenseHead
+from fusion.config import ModelConfig
+from fusion.denoising import DenoisingQueries
+from fusion.interface import Detections, LayerOutput, StepInput, StepOutput, WorldState
+from fusion.layer import Surroundings
+from fusion.lenses import GEOMETRY_CHANNELS, Lenses, ray_geometry, read_lenses
+from fusion.lifting import Lifting
+from fusion.memory import Candidates, empty_state, forget_invalid, move_boxes, push_maps, remember_objects, warp_maps
+from fusion.objects import BevTokens, Decoder, Queries, QuerySource, self_attention_mask
+from fusion.occupancy import OccupancyHead
+from perception.backbone import Backbone
+from perception.camera_network import CameraNetwork
+from perception.depth import DepthBins
+
+
+class Surround(nn.Module):
+    """The network of ARCHITECTURE.md: call it once a time step with the state that the step before returned.
+
+    `num_layers` may be lowered after training: every decoder layer is an exit. `extra_heads` holds further heads by name;
+    each is called with (queries, bev features) and returns named tensors for `StepOutput.extra`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_layers = config.num_layers
+        self.sampler = config.sampler
+        net, bev = config.backbone, config.bev
+        backbone = Backbone(net.name, net.levels, net.pretrained, net.freeze_bn, net.frozen_stages, net.dropped_blocks)
+        self.bins = DepthBins(config.depth.bins, config.depth.min_m, config.depth.max_m)
+        self.cameras = CameraNetwork(backbone, net.neck_channels, config.depth.bins, GEOMETRY_CHANNELS)
+        self.lifting = Lifting(config.grid, self.bins, net.neck_channels, bev.lift_channels, bev.channels)
+        self.bev_encoder = BevEncoder(bev.channels, bev.encoder_channels, bev.encoder_blocks, bev.memory_channels, bev.memory_maps)
+        self.bev_tokens = BevTokens(config) if bev.token_layers else None
+        self.dense_head = DenseHead(bev.channels, len(config.class_names))
+        self.source = QuerySource(config)
+        self.decoder = Decoder(config)
+        self.occupancy = OccupancyHead(bev.channels, config.grid) if config.occupancy else None
+        self.extra_heads = nn.ModuleDict()
+        self.register_buffer("centers_XY2", config.grid.centers_ego(), persistent=False)
+
+    def empty_state(self, batch: int, device: torch.device | str = "cpu") -> WorldState:
+        """The state that starts `batch` clips."""
+        config = self.config
+        return empty_state(batch, config.query, config.grid, config.bev.memory_maps, config.bev.memory_channels, device)
+
+    def forward(self, step: StepInput, state: WorldState, denoising: DenoisingQueries | None = None) -> tuple[StepOutput, WorldState]:
+        """One time step of B clips: everything predicted, and the state for the next step."""
+        lenses = read_lenses(step)
+        state = forget_invalid(state)
+        levels, depth_logits = self.see(step, lenses)
+        atlas = Atlas.stack(levels, lenses, self.sampler)
+        lifted = self.lifting(atlas, depth_logits)
+        past, known = warp_maps(state, step.prev_from_ego_B44, step.dt_B, self.config.grid, self.centers_XY2)
+        bev, newest = self.bev_encoder(lifted, torch.cat([past, known.to(past.dtype)], dim=2).flatten(1, 2))
+        memory = self.recall(state, step)
+        if self.bev_tokens is not None:
+            bev = self.bev_tokens(bev, self.surroundings(atlas, None, memory))
+        heatmap, dense_box = self.dense_head(bev)
+        queries = self.seed(heatmap, dense_box, bev, memory, state, denoising)
+        mask_bias = self_attention_mask(queries.valid_BQ, self.ordinary_queries, denoising)
+        around = self.surroundings(atlas, bev, memory)
+        queries, layers = self.decoder(queries, self.source.position, mask_bias, around, self.num_layers)
+        maps, ages = push_maps(state, past, newest, step.dt_B)
+        next_state = self.remember(queries, layers[-1], state, step.dt_B, maps, ages)
+        occupancy, flow = self.occupancy(bev) if self.occupancy is not None else (None, None)
+        output = StepOutput(
+            layers=layers,
+            num_denoising=0 if denoising is None else denoising.box_BM9.shape[1],
+            heatmap_BKXY=heatmap,
+            dense_box_BRXY=dense_box,
+            occupancy_BOXYZ=occupancy,
+            flow_B2XYZ=flow,
+            depth_BNDHW=depth_logits.reshape(*lenses.alive_BN.shape, *depth_logits.shape[1:]).float(),
+            extra={name: value for head in self.extra_heads.values() for name, value in head(queries, bev).items()},
+            valid_BQ=queries.valid_BQ,
+        )
+        return output, next_state
+
+    @property
+    def ordinary_queries(self) -> int:
+        """New and remembered queries, without denoising ones."""
+        return self.config.query.new_queries + self.config.query.memory_slots
+
+    def see(self, step: StepInput, lenses: Lenses) -> tuple[list[Tensor], Tensor]:
+        """Feature levels (B*N, C, h, w) and depth logits (B*N, D, h, w) of all cameras."""
+        geometry = ray_geometry(lenses, self.config.backbone.levels[0])
+        return self.cameras(step.images_BNHW3, lenses.alive_BN, geometry)
+
+    def recall(self, state: WorldState, step: StepInput) -> Queries:
+        """The remembered objects where they should be now."""
+        box = move_boxes(state.box_BS9, step.prev_from_ego_B44, step.dt_B)
+        shift = step.prev_from_ego_B44.float()
+        motion = torch.stack([shift[:, 0, 3] * 0.1, shift[:, 1, 3] * 0.1, shift[:, 1, 0], shift[:, 0, 0] - 1.0, step.dt_B.float()], dim=-1)
+        return self.source.from_memory(state.query_BSC, box, state.score_BS, motion)
+
+    def surroundings(self, atlas: Atlas, bev: Tensor | None, memory: Queries) -> Surroundings:
+        """What a layer's tokens may look at."""
+        placed = memory.embedding_BQC + self.source.position(memory.box())
+        return Surroundings(atlas, bev, self.config.grid, placed, memory.valid_BQ)
+
+    def seed(
+        self, heatmap: Tensor, dense_box: Tensor, bev: Tensor, memory: Queries, state: WorldState, denoising: DenoisingQueries | None
+    ) -> Queries:
+        """New queries at the heatmap's peaks, then remembered ones, then (training) denoising ones."""
+        new = self.source.give_way(self.source.from_peaks(heatmap, dense_box, bev), memory, state.score_BS)
+        parts = [new, memory] if denoising is None else [new, memory, self.source.from_noise(denoising)]
+        return Queries.concatenate(parts)
+
+    def scores(self, answer: LayerOutput, valid_BQ: Tensor) -> Tensor:
+        """(B, Q) probability that a query is an object, tempered by the expected quality of its box; 0 for invalid queries."""
+        return answer.logits_BQK.amax(-1).sigmoid() * answer.quality_BQ.sigmoid() ** self.config.query.quality_power * valid_BQ
+
+    def remember(self, queries: Queries, answer: LayerOutput, state: WorldState, dt_B: Tensor, maps: Tensor, ages: Tensor) -> WorldState:
+        """The state after this step: the best ordinary queries and the newest maps."""
+        config, n = self.config.query, self.ordinary_queries
+        dt = dt_B.float()[:, None]
+        faded = state.score_BS * torch.exp(dt * _log(config.score_decay))
+        fresh = torch.zeros_like(answer.quality_BQ[:, : config.new_queries])
+        candidates = Candidates(
+            embedding_BQC=queries.embedding_BQC[:, :n],
+            box_BQ9=answer.box_BQ9[:, :n],
+            score_BQ=torch.maximum(self.scores(answer, queries.valid_BQ)[:, :n], torch.cat([fresh, faded], dim=1)).detach(),
+            id_BQ=torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1),
+            age_BQ=torch.cat([fresh, state.age_BS + dt], dim=1),
+        )
+        query, box, score, ids, age, next_id = remember_objects(candidates, state.next_id_B, config.memory_slots, config)
+        return WorldState(torch.ones_like(state.valid_B), query, box, score, ids, age, next_id, maps, ages)
+
+    def detections(self, output: StepOutput, state_out: WorldState) -> Detections:
+        """The readable answer, best first; ids are those of the slots that remember the same boxes."""
+        n = self.ordinary_queries
+        answer = output.layers[-1].map(lambda value: value[:, :n])
+        assert output.valid_BQ is not None
+        score, order = self.scores(answer, output.valid_BQ[:, :n]).topk(n, dim=1)
+        box = answer.box_BQ9.gather(1, order[..., None].expand(-1, -1, 9))
+        classes = answer.logits_BQK.argmax(-1).gather(1, order)
+        same = (box[:, :, None, :3] == state_out.box_BS9[:, None, :, :3]).all(-1) & (score > 0)[..., None]
+        ids = torch.where(same, state_out.id_BS[:, None], torch.full_like(state_out.id_BS[:, None], -1)).amax(-1)
+        return Detections(box, score, classes, ids)
+
+
+def _log(value: float) -> float:
+    return float(torch.log(torch.tensor(value)))

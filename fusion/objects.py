@@ -1,0 +1,197 @@
+"""Which objects are there? Queries seeded from heatmap peaks and memory, refined by the decoder's layers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fusion.boxcode import CODE_SIZE, decode_boxes, encode_boxes
+from fusion.config import ModelConfig
+from fusion.denoising import DenoisingQueries
+from fusion.grid import BevGrid
+from fusion.interface import LayerOutput
+from fusion.layer import BoxPosition, Layer, Surroundings
+
+NO_OBJECT_LOGIT = -12.0
+"""Class logit of a place that holds no query."""
+SUPPRESSION_LOGIT = 4.0
+"""Taken from a new query's logits where a remembered object already stands."""
+
+
+@dataclass
+class Queries:
+    """Q object queries on their way through the decoder."""
+
+    embedding_BQC: Tensor
+    reference_BQ3: Tensor
+    """Fixed points the box codes count from."""
+    code_BQR: Tensor
+    logits_BQK: Tensor
+    valid_BQ: Tensor
+    """float32, 1 for a real query."""
+
+    def box(self) -> Tensor:
+        """(B, Q, 9) boxes as they stand now."""
+        return decode_boxes(self.code_BQR, self.reference_BQ3)
+
+    @classmethod
+    def concatenate(cls, parts: "list[Queries]") -> "Queries":
+        """All queries, in the order of the parts."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in cls.__dataclass_fields__))
+
+
+class QuerySource(nn.Module):
+    """Makes queries from heatmap peaks, remembered objects and noised true boxes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        channels, classes = config.query.channels, len(config.class_names)
+        self.config = config
+        self.position = BoxPosition(channels)
+        self.from_bev = nn.Linear(config.bev.channels, channels)
+        self.from_heat = nn.Linear(classes, channels)
+        self.from_class = nn.Embedding(classes, channels)
+        self.from_motion = nn.Sequential(nn.Linear(channels + 5, channels), nn.ReLU(), nn.Linear(channels, channels))
+        nn.init.zeros_(self.from_motion[-1].weight)  # type: ignore[arg-type]
+        self.kind = nn.Embedding(3, channels)
+        self.class_logits = nn.Linear(channels, classes)
+        nn.init.constant_(self.class_logits.bias, -2.0)
+        self.register_buffer("references_XY3", config.grid.references_ego(), persistent=False)
+        self.register_buffer("radius_K", torch.tensor(config.query.suppression_radius_m), persistent=False)
+
+    def from_peaks(self, heatmap: Tensor, dense_code: Tensor, bev: Tensor) -> Queries:
+        """The best heatmap peaks (3x3 local maxima of any class) with the dense head's boxes."""
+        heat = heatmap.detach()
+        peak = heat >= functional.max_pool2d(heat, 3, stride=1, padding=1)
+        best = torch.where(peak, heat, torch.full_like(heat, -30.0)).amax(1).flatten(1)
+        cell = best.topk(self.config.query.new_queries, dim=1).indices
+
+        def at(dense: Tensor) -> Tensor:
+            index = cell[:, None].expand(-1, dense.shape[1], -1)
+            return dense.flatten(2).gather(2, index).transpose(1, 2)
+
+        logits = at(heat)
+        embedding = self.from_bev(at(bev)) + self.from_heat(logits.sigmoid()) + self.kind.weight[0]
+        reference = self.references_XY3.flatten(0, 1)[cell]
+        return Queries(embedding, reference, at(dense_code.detach()), logits, torch.ones_like(logits[..., 0]))
+
+    def from_memory(self, embedding: Tensor, box: Tensor, score: Tensor, motion_B5: Tensor) -> Queries:
+        """Remembered objects whose boxes were already moved to now; empty slots (score 0) become invalid queries."""
+        valid = (score > 0).float()
+        moved = torch.cat([embedding, motion_B5[:, None].expand(-1, embedding.shape[1], -1).to(embedding.dtype)], dim=-1)
+        embedding = embedding + self.from_motion(moved)
+        logits = self.class_logits(embedding).float()
+        logits = torch.where(valid[..., None] > 0, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
+        reference = box[..., :3]
+        return Queries(embedding + self.kind.weight[1], reference, encode_boxes(box, reference), logits, valid)
+
+    def from_noise(self, denoising: DenoisingQueries) -> Queries:
+        """Noised true boxes for training."""
+        embedding = self.from_class(denoising.class_BM)
+        logits = self.class_logits(embedding).float()
+        reference = denoising.box_BM9[..., :3].float()
+        code = encode_boxes(denoising.box_BM9.float(), reference)
+        return Queries(embedding + self.kind.weight[2], reference, torch.nan_to_num(code), logits, denoising.mask_BM.float())
+
+    def give_way(self, new: Queries, remembered: Queries, memory_score: Tensor) -> Queries:
+        """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id."""
+        offset = new.box()[:, :, None, :2] - remembered.box()[:, None, :, :2]
+        distance = torch.sqrt((offset * offset).sum(-1) + 1e-6)
+        radius = self.radius_K[new.logits_BQK.argmax(-1)][..., None]
+        taken = (distance < radius) & (memory_score[:, None] > self.config.query.suppression_score)
+        logits = new.logits_BQK - SUPPRESSION_LOGIT * taken.any(-1, keepdim=True).float()
+        return Queries(new.embedding_BQC, new.reference_BQ3, new.code_BQR, logits, new.valid_BQ)
+
+
+def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQueries | None) -> Tensor:
+    """(B, 1, Q, Q) to add to attention logits: 0 where a query may look, -10000 where not.
+
+    Nobody sees invalid queries (but everyone sees itself); ordinary queries do not see denoising ones, and those see their group.
+    """
+    allowed = valid_BQ[:, None, :].expand(-1, valid_BQ.shape[1], -1) > 0.5
+    if denoising is not None:
+        group = torch.cat([torch.full_like(denoising.group_BM[:, :1], -1).expand(-1, ordinary), denoising.group_BM], dim=1)
+        allowed = allowed & (group[:, :, None] == group[:, None, :])
+    itself = torch.eye(valid_BQ.shape[1], device=valid_BQ.device, dtype=torch.bool)
+    return torch.where(allowed | itself, 0.0, -1e4)[:, None]
+
+
+class Decoder(nn.Module):
+    """Layers that refine the queries; each gives a complete answer and may be the last."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        q, classes = config.query, len(config.class_names)
+        shape = (
+            q.channels,
+            q.heads,
+            q.feedforward,
+            q.points,
+            len(config.backbone.levels),
+            config.backbone.neck_channels,
+            config.bev.channels,
+        )
+        self.layers = nn.ModuleList(Layer(*shape, memory=True) for _ in range(q.num_layers))
+        self.codes = nn.ModuleList(_answer(q.channels, CODE_SIZE) for _ in range(q.num_layers))
+        self.logits = nn.ModuleList(_answer(q.channels, classes) for _ in range(q.num_layers))
+        self.quality = nn.ModuleList(_answer(q.channels, 1) for _ in range(q.num_layers))
+
+    def forward(
+        self, queries: Queries, position: BoxPosition, mask_bias: Tensor, around: Surroundings, num_layers: int
+    ) -> tuple[Queries, list[LayerOutput]]:
+        """The refined queries and what each of the first `num_layers` layers says."""
+        outputs = []
+        for layer, to_code, to_logits, to_quality in list(zip(self.layers, self.codes, self.logits, self.quality, strict=True))[
+            :num_layers
+        ]:
+            box = queries.box().detach()
+            tokens = layer(queries.embedding_BQC, position(box), box, mask_bias, around)
+            code = queries.code_BQR.detach() + to_code(tokens).float()
+            valid = queries.valid_BQ[..., None] > 0.5
+            logits = queries.logits_BQK + to_logits(tokens).float()
+            logits = torch.where(valid, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
+            queries = Queries(tokens, queries.reference_BQ3, code, logits, queries.valid_BQ)
+            outputs.append(LayerOutput(logits, queries.box(), to_quality(tokens).float()[..., 0]))
+        return queries, outputs
+
+
+def _answer(channels: int, size: int) -> nn.Sequential:
+    """A small head that starts by saying zero, so that a layer starts by leaving its queries as they are."""
+    last = nn.Linear(channels, size)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), last)
+
+
+class BevTokens(nn.Module):
+    """Coarse bird's-eye tokens through the same kind of layer: they look at each other and again at the pictures."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        q, bev = config.query, config.bev
+        self.grid: BevGrid = config.grid.coarser(bev.token_stride)
+        self.stride = bev.token_stride
+        self.down = nn.Conv2d(bev.channels, q.channels, bev.token_stride, bev.token_stride)
+        self.position = BoxPosition(q.channels)
+        shape = (q.channels, q.heads, q.feedforward, q.points, len(config.backbone.levels), config.backbone.neck_channels, None)
+        self.layers = nn.ModuleList(Layer(*shape, memory=True) for _ in range(bev.token_layers))
+        self.up = nn.Conv2d(q.channels, bev.channels, 1)
+        self.register_buffer("box_T9", self._boxes(), persistent=False)
+
+    def _boxes(self) -> Tensor:
+        """A resting box a token: its cell, three metres high."""
+        reference = self.grid.references_ego().flatten(0, 1)
+        rest = torch.tensor([self.grid.cell_m, self.grid.cell_m, 3.0, 0.0, 0.0, 0.0]).expand(len(reference), -1)
+        return torch.cat([reference, rest], dim=-1)
+
+    def forward(self, bev: Tensor, around: Surroundings) -> Tensor:
+        """Features (B, C, X, Y), enriched."""
+        tokens = self.down(bev).flatten(2).transpose(1, 2)
+        box = self.box_T9[None].expand(bev.shape[0], -1, -1)
+        position = self.position(box)
+        free = torch.zeros(1, 1, 1, 1, device=bev.device)
+        for layer in self.layers:
+            tokens = layer(tokens, position, box, free, around)
+        coarse = self.up(tokens.transpose(1, 2).reshape(bev.shape[0], -1, *self.grid.shape))
+        return bev + functional.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
