@@ -1,0 +1,137 @@
+"""What was detected in a clip, all frames together, before anybody knows which detections are one object?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+
+from labeling.settings import NoiseSettings
+from scenes.boxes import Box3D, Boxes
+from scenes.clips import Clip
+from scenes.errors import DataError
+from scenes.geometry import NS_PER_S, invert_rigid, transform_points
+from scenes.layers import LabelLayer
+
+InView = Callable[[int, np.ndarray], np.ndarray]
+"""(frame index, points_world (M, 3)) to (M,) bool: whether the sensors could see an object there."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """N detections of a clip with T frames, sorted by frame, in the world frame."""
+
+    timestamps_ns: np.ndarray
+    """(T,) int64 reference times."""
+    world_from_ego: np.ndarray
+    """(T, 4, 4); where the sensors were."""
+    frame: np.ndarray
+    """(N,) int64 frame index, ascending."""
+    box_world: np.ndarray
+    """(N, 9) columns `Box3D`; velocities may be NaN."""
+    class_id: np.ndarray
+    """(N,) int64."""
+    score: np.ndarray
+    """(N,) float64, the probability that the detection is an object."""
+
+    def __post_init__(self) -> None:
+        if len(self.frame) and (self.frame.min() < 0 or self.frame.max() >= len(self.timestamps_ns)):
+            raise DataError(
+                f"evidence: expected frames 0 to {len(self.timestamps_ns) - 1}, got {self.frame.min()} to {self.frame.max()}; "
+                "it belongs to another clip, make it again"
+            )
+        if (np.diff(self.frame) < 0).any():
+            raise DataError("evidence: expected detections sorted by frame, got them in disorder; sort them")
+        if (np.diff(self.timestamps_ns) <= 0).any():
+            raise DataError("evidence: expected growing time stamps, got a clock that stands or runs backwards; sort the frames")
+        usable = np.isfinite(self.box_world[:, :7]).all(1) & (self.box_world[:, 3:6] > 0).all(1) & np.isfinite(self.score)
+        if not usable.all():
+            row = int(np.argmin(usable))
+            raise DataError(
+                f"evidence, detection {row} (frame {self.frame[row]}): expected a finite box of positive size with a finite score, "
+                f"got {self.box_world[row].tolist()}, score {self.score[row]}; drop it"
+            )
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @cached_property
+    def time_s(self) -> np.ndarray:
+        """(T,) seconds since the first frame."""
+        return (self.timestamps_ns - self.timestamps_ns[0]) / NS_PER_S
+
+    def select(self, index: np.ndarray) -> "Evidence":
+        """The detections of a mask or ascending index array."""
+        kept = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("timestamps_ns", "world_from_ego")}
+        return Evidence(self.timestamps_ns, self.world_from_ego, **kept)
+
+    def rows_by_frame(self) -> list[np.ndarray]:
+        """For each frame the indices of its detections."""
+        return np.split(np.arange(len(self)), np.searchsorted(self.frame, np.arange(1, len(self.timestamps_ns))))
+
+    def sight(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distance (N,) and unit direction (N, 2) on the ground from the ego vehicle to each detection."""
+        offset = self.box_world[:, :2] - self.world_from_ego[self.frame, :2, 3]
+        distance_m = np.hypot(*offset.T)
+        return distance_m, offset / np.maximum(distance_m, 1e-6)[:, None]
+
+    def position_covariance(self, noise: NoiseSettings) -> np.ndarray:
+        """(N, 2, 2): long along the ray of sight, short across it, larger for weak scores."""
+        distance_m, along = self.sight()
+        weak = 1 + (noise.weak_factor - 1) * (1 - np.clip(self.score, 0, 1))
+        radial = ((noise.radial_m + noise.radial_per_m * distance_m) * weak) ** 2
+        lateral = ((noise.lateral_m + noise.lateral_per_m * distance_m) * weak) ** 2
+        outer = along[:, :, None] * along[:, None, :]
+        return lateral[:, None, None] * np.eye(2) + (radial - lateral)[:, None, None] * outer
+
+
+def evidence_from_layer(clip: Clip, layer: LabelLayer) -> Evidence:
+    """A layer's boxes as evidence; ignored ones are left out, its track ids are not looked at."""
+    outside = sorted(i for i in layer.boxes_world if not 0 <= i < len(clip))
+    if outside:
+        raise DataError(
+            f"{clip.path}: layer {layer.name!r} labels frame {outside[0]}, but the clip ends with frame {len(clip) - 1}; "
+            "it belongs to another clip, make it again"
+        )
+    indices = sorted(layer.boxes_world)
+    boxes_world = Boxes.concatenate([layer.boxes_world[i] for i in indices])
+    frame = np.repeat(np.array(indices, dtype=np.int64), [len(layer.boxes_world[i]) for i in indices])
+    keep = ~boxes_world.ignore
+    boxes_world = boxes_world.select(keep)
+    return Evidence(
+        np.array([f.timestamp_ns for f in clip.frames], dtype=np.int64),
+        np.stack([f.world_from_ego for f in clip.frames]),
+        frame[keep],
+        boxes_world.box,
+        boxes_world.class_id,
+        np.clip(boxes_world.score, 0.0, 1.0),
+    )
+
+
+def rig_in_view(clip: Clip) -> InView:
+    """Whether a point lies in the picture of any live camera of a frame."""
+
+    def in_view(frame_index: int, points_world: np.ndarray) -> np.ndarray:
+        frame = clip.frames[frame_index]
+        points_ego = transform_points(invert_rigid(frame.world_from_ego), points_world)
+        seen = np.zeros(len(points_world), dtype=bool)
+        for name, view in frame.views.items():
+            if view.alive:
+                points_cam = transform_points(clip.cam_from_ego_at_ref(frame_index, name), points_ego)
+                seen |= clip.rig[name].project(points_cam)[1]
+        return seen
+
+    return in_view
+
+
+def everywhere(frame_index: int, points_world: np.ndarray) -> np.ndarray:
+    """An `InView` for sensors that see all around."""
+    return np.ones(len(points_world), dtype=bool)
+
+
+def folded_angle(angle_rad: np.ndarray) -> np.ndarray:
+    """Angles modulo half a turn, in [-pi/2, pi/2): front and rear not told apart."""
+    return np.mod(np.asarray(angle_rad) + np.pi / 2, np.pi) - np.pi / 2
+
+
+SIZE_COLUMNS = slice(Box3D.LENGTH, Box3D.HEIGHT + 1)
