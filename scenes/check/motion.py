@@ -136,8 +136,8 @@ def _check_view_poses(clip: Clip) -> list[Finding]:
             row = int(wrong[0])
             text = (
                 f"{clip.path / 'views.parquet'}, camera {camera!r}, picture {views[row].image!r}: its ego pose lies "
-                f"{distance[row]:.2f} m and {np.rad2deg(angle[row]):.2f} degrees from the ego path at its capture time ({len(wrong)} such views); "
-                "take the pose from the path"
+                f"{distance[row]:.2f} m and {np.rad2deg(angle[row]):.2f} degrees from the ego path at its capture time "
+                f"({len(wrong)} such views); take the pose from the path"
             )
             findings.append(broken("poses", text, camera))
     return findings
