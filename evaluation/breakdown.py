@@ -158,7 +158,7 @@ def _best_f1(score: np.ndarray, truth_of_pred: np.ndarray, num_truth: int) -> tu
     order = order_by_score(score)
     order = order[truth_of_pred[order] != IGNORED]
     if not len(order) or not num_truth:
-        return (float("nan"),) * 4
+        return float("nan"), float("nan"), float("nan"), float("nan")
     hits = np.cumsum(truth_of_pred[order] >= 0)
     last_of_score = np.append(score[order][1:] != score[order][:-1], True)
     f1 = np.where(last_of_score, 2 * hits / (np.arange(1, len(order) + 1) + num_truth), -1.0)

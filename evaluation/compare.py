@@ -1,9 +1,11 @@
 """How good is one label layer, taken another for the truth? One report over many clips."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Group
 from rich.table import Table
 
@@ -84,11 +86,11 @@ class EvaluationReport:
 
     def _class_table(self) -> Table:
         frames = f"{self.num_frames} frames of {self.num_clips} clip{'s' if self.num_clips != 1 else ''}"
-        table = Table(title=f"{self.predicted} against {self.truth}: {frames}", title_justify="left")
+        table = plain_table(f"{self.predicted} against {self.truth}: {frames}")
         for name in ("class", "truth", *(f"AP {t:g} m" for t in self.detection.settings.thresholds_m), "AP"):
-            table.add_column(name, justify="left" if name == "class" else "right")
+            table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
         for name in ("ATE m", "ASE", "AOE rad", "AVE m/s"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for name, c in self.detection.present.items():
             errors = [c.errors[e] for e in TP_ERRORS[:4]]
             table.add_row(name, str(c.num_truth), *map(number, [*c.ap.values(), c.mean_ap, *errors]))
@@ -104,7 +106,7 @@ class EvaluationReport:
         return table
 
     def _vehicle_table(self) -> Table:
-        table = Table(title="vehicles as one class", title_justify="left")
+        table = plain_table("vehicles as one class")
         thresholds = self.detection.settings.thresholds_m
         header = (
             "within",
@@ -125,7 +127,7 @@ class EvaluationReport:
         return table
 
     def _split_table(self) -> Table:
-        table = Table(title="by range and visibility", title_justify="left")
+        table = plain_table("by range and visibility")
         for name in ("where", "truth", "AP", "recall", "vehicles", "vehicle AP", "vehicle recall"):
             table.add_column(name, justify="left" if name == "where" else "right")
         for name, groups in self.ranges.items():
@@ -147,12 +149,17 @@ def _subset_json(subset: SubsetMetrics) -> dict:
     return {**asdict(subset), "mean_ap": subset.mean_ap}
 
 
+def plain_table(title: str) -> Table:
+    """An empty table with a line under its head."""
+    return Table(title=title, title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+
+
 def number(value: float) -> str:
     """A figure for a table; a dash where it is not defined."""
     return "-" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
-def json_values(value: object) -> object:
+def json_values(value: Any) -> Any:
     """Nested dataclasses, dicts and sequences as JSON values: keys are strings, what is not finite is null."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {name: getattr(value, name) for name in value.__dataclass_fields__}
@@ -169,53 +176,68 @@ def json_values(value: object) -> object:
     return value
 
 
-def compare_layers(items: Sequence[Item], settings: CompareSettings | None = None) -> EvaluationReport:
-    """Measures each clip's predicted layer against its truth layer, all clips together.
+def compare_layers(items: Iterable[Item], settings: CompareSettings | None = None) -> EvaluationReport:
+    """Measures each clip's predicted layer against its truth layer, all clips together; `items` may be made one by one.
 
     Boxes are compared in the ego frame at reference time, in the frames that both layers label. Refused with `DataError`
     when there is no such frame.
     """
     settings = settings or CompareSettings()
-    pred_ego, truth_ego, num_missing = common_frames(items)
-    detection = nuscenes_metrics(pred_ego, truth_ego, settings.detection)
-    pred = BoxTable.of(pred_ego)
-    truth = countable_truth(BoxTable.of(truth_ego), settings.detection.min_visibility)
+    collected = _Collected()
+    for clip, pred_layer, truth_layer in items:
+        collected.add(clip, pred_layer, truth_layer)
+    collected.require_frames()
+    pred = BoxTable.of(collected.pred_ego)
+    truth = countable_truth(BoxTable.of(collected.truth_ego), settings.detection.min_visibility)
     matched = {group: match_group(pred, truth, group, settings.detection) for group in GROUPS}
     farthest = max(high for _, high in settings.range_bins_m)
-    visibility = {_visibility_name(*b): {g: with_visibility(m, *b, farthest) for g, m in matched.items()} for b in VISIBILITY_BINS}
     return EvaluationReport(
-        predicted=", ".join(sorted({pred_layer.name for _, pred_layer, _ in items})),
-        truth=", ".join(sorted({truth_layer.name for _, _, truth_layer in items})),
-        num_clips=len(items),
-        num_frames=len(truth_ego),
-        num_frames_without_prediction=num_missing,
-        detection=detection,
+        predicted=", ".join(sorted(collected.pred_names)),
+        truth=", ".join(sorted(collected.truth_names)),
+        num_clips=collected.num_clips,
+        num_frames=len(collected.truth_ego),
+        num_frames_without_prediction=collected.num_frames_without_prediction,
+        detection=nuscenes_metrics(collected.pred_ego, collected.truth_ego, settings.detection),
         vehicles={f"{r:g} m": in_range(matched["vehicle"], 0.0, r) for r in settings.vehicle_ranges_m},
         ranges={f"{b[0]:g}-{b[1]:g} m": {g: in_range(m, *b) for g, m in matched.items()} for b in settings.range_bins_m},
-        visibility=visibility,
+        visibility={_visibility_name(*b): {g: with_visibility(m, *b, farthest) for g, m in matched.items()} for b in VISIBILITY_BINS},
     )
+
+
+@dataclass
+class _Collected:
+    """What is kept of the clips that went by."""
+
+    pred_ego: list[Boxes] = field(default_factory=list)
+    """One entry for each frame that both layers label."""
+    truth_ego: list[Boxes] = field(default_factory=list)
+    pred_names: set[str] = field(default_factory=set)
+    truth_names: set[str] = field(default_factory=set)
+    num_clips: int = 0
+    num_frames_without_prediction: int = 0
+
+    def add(self, clip: Clip, pred_layer: LabelLayer, truth_layer: LabelLayer) -> None:
+        """Takes one clip in."""
+        self.num_clips += 1
+        self.pred_names.add(pred_layer.name)
+        self.truth_names.add(truth_layer.name)
+        for index in sorted(truth_layer.boxes_world):
+            pred, truth = clip.boxes_ego(pred_layer, index), clip.boxes_ego(truth_layer, index)
+            if pred is None or truth is None:
+                self.num_frames_without_prediction += 1
+                continue
+            self.pred_ego.append(pred)
+            self.truth_ego.append(truth)
+
+    def require_frames(self) -> None:
+        """Refuses with `DataError` if no frame is labelled in both layers."""
+        if not self.truth_ego:
+            names = f"{', '.join(sorted(self.pred_names)) or 'nothing'} against {', '.join(sorted(self.truth_names)) or 'nothing'}"
+            raise DataError(
+                f"evaluation of {names}: expected a frame that both label, got none in {self.num_clips} clips; "
+                "label the clips first or name other layers"
+            )
 
 
 def _visibility_name(low: float, high: float) -> str:
     return f"{100 * low:.0f}-{100 * min(high, 1.0):.0f} % seen"
-
-
-def common_frames(items: Sequence[Item]) -> tuple[list[Boxes], list[Boxes], int]:
-    """Boxes in the ego frame of every frame that both layers label, and how many frames only the truth labels."""
-    pred_ego, truth_ego, num_missing = [], [], 0
-    for clip, pred_layer, truth_layer in items:
-        for index in sorted(truth_layer.boxes_world):
-            pred = clip.boxes_ego(pred_layer, index)
-            truth = clip.boxes_ego(truth_layer, index)
-            if pred is None or truth is None:
-                num_missing += 1
-                continue
-            pred_ego.append(pred)
-            truth_ego.append(truth)
-    if not truth_ego:
-        names = sorted({f"{pred_layer.name!r} against {truth_layer.name!r}" for _, pred_layer, truth_layer in items})
-        raise DataError(
-            f"evaluation of {', '.join(names) or 'no clips'}: expected at least one frame that both layers label, got none; "
-            "label the clips first or name other layers"
-        )
-    return pred_ego, truth_ego, num_missing

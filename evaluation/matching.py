@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from scenes.boxes import Box3D, Boxes
 from scenes.geometry import wrap_angle
@@ -72,8 +72,8 @@ def near_pairs(pred: BoxTable, truth: BoxTable, max_distance_m: float) -> Pairs:
         return Pairs(none, none, np.zeros(0))
     pred_xy, truth_xy = pred.boxes.box[:, :2], truth.boxes.box[:, :2]
     step = 2 * max_distance_m + 1.0
-    pred_tree = cKDTree(np.column_stack([pred_xy, pred.frame * step]))
-    truth_tree = cKDTree(np.column_stack([truth_xy, truth.frame * step]))
+    pred_tree = KDTree(np.column_stack([pred_xy, pred.frame * step]))
+    truth_tree = KDTree(np.column_stack([truth_xy, truth.frame * step]))
     found = pred_tree.sparse_distance_matrix(truth_tree, max_distance_m, output_type="ndarray")
     rows, columns = found["i"].astype(np.int64), found["j"].astype(np.int64)
     # The distance is computed again: the tree's own may differ in the last bit, and a threshold is a threshold.
