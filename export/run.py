@@ -1,0 +1,125 @@
+"""What does an exported graph say about clips? `surround4d run` streams them through it and times every stage."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from export.feed import Picture, StepPacker
+from export.runner import OnnxNetwork, StepResult, StreamRunner
+from scenes.boxes import CLASS_NAMES, Boxes
+from scenes.clips import Clip, find_clips
+from scenes.errors import ConfigError, DataError, SurroundError
+from scenes.layers import LabelLayer, write_layer
+from scenes.packing import resize_and_crop
+
+STAGES = ("decode", "preprocess", "network", "read-out")
+
+
+@dataclass
+class StageTimes:
+    """Seconds per step of every stage."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
+
+    def add(self, **stages: float) -> None:
+        """One step's times; names with `_` for `-`."""
+        for name, value in stages.items():
+            self.seconds[name.replace("_", "-")].append(value)
+
+    def rows(self) -> list[tuple[str, float, float, float, float]]:
+        """Stage, then p50, p90, p99 and the largest, in ms; the last row is their sum per step."""
+        rows = []
+        for name, values in (*self.seconds.items(), ("total", [sum(step) for step in zip(*self.seconds.values(), strict=True)])):
+            if values:
+                ms = np.array(values) * 1e3
+                rows.append((name, *(float(np.percentile(ms, q)) for q in (50, 90, 99)), float(ms.max())))
+        return rows
+
+    def table(self) -> Table:
+        """The rows for people."""
+        table = Table("stage", "p50 ms", "p90 ms", "p99 ms", "max ms")
+        for name, *numbers in self.rows():
+            table.add_row(name, *(f"{n:.2f}" for n in numbers))
+        return table
+
+
+def run_clip(
+    file: Annotated[Path, tyro.conf.Positional],
+    clips: Annotated[list[Path], tyro.conf.Positional],
+    layer: str = "model@onnx",
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "cpu",
+    threads: int | None = None,
+    min_score: float = 0.01,
+    overwrite: bool = False,
+) -> int:
+    """Streams clips through an exported ONNX graph, writes what it finds as a label layer, prints times per stage.
+
+    Args:
+        file: An ONNX file written by `surround4d export`.
+        clips: Clip folders, or folders of them.
+        layer: Name of the label layer to write; must begin with model@.
+        provider: Where onnxruntime computes.
+        threads: Threads of onnxruntime; default all cores.
+        min_score: Boxes below it are not written.
+        overwrite: Replace a layer of that name.
+    """
+    if not layer.startswith("model@"):
+        raise ConfigError(f"layer: expected a name that begins with model@, got {layer!r}; rename it")
+    network = OnnxNetwork(file, provider, threads)
+    times, failed = StageTimes(), 0
+    console = Console(highlight=False)
+    for path in find_clips(clips):
+        try:
+            found = stream_clip(network, Clip.open(path), layer, min_score, times)
+            written = write_layer(path, found, replace=overwrite)
+            console.print(f"{written}: {len(found.boxes_world)} frames, {sum(map(len, found.boxes_world.values()))} boxes")
+        except SurroundError as error:
+            failed += 1
+            console.print(f"surround4d run: {error}", style="red")
+    console.print(times.table())
+    return 2 if failed else 0
+
+
+def stream_clip(network: OnnxNetwork, clip: Clip, layer: str, min_score: float = 0.01, times: StageTimes | None = None) -> LabelLayer:
+    """Every frame of a clip through the graph with carried state; boxes in the world frame as a layer of that name."""
+    classes = network.manifest.class_names
+    unknown = sorted(set(classes) - set(CLASS_NAMES))
+    if unknown:
+        raise DataError(f"{network.path}: its classes {', '.join(unknown)} are not among ours; export it with this version")
+    class_ids = np.array([CLASS_NAMES.index(name) for name in classes])
+    meta = {"created_by": "export.run", "file": network.path.name, "precision": network.manifest.precision}
+    found = LabelLayer(layer, meta={**meta, "weights_sha256": network.manifest.hashes.get("weights_sha256", "")})
+    for index, result in stream_steps(network, clip, times):
+        keep = result.score >= min_score
+        boxes_ego = Boxes.make(result.box_ego[keep], class_ids[result.class_id[keep]], result.track_id[keep], result.score[keep].clip(0, 1))
+        found.boxes_world[index] = boxes_ego.transform(clip.frames[index].world_from_ego)
+    return found
+
+
+def stream_steps(network: OnnxNetwork, clip: Clip, times: StageTimes | None = None) -> Iterator[tuple[int, StepResult]]:
+    """Frame index and what the graph said about it, in order. A picture that cannot be read is a camera that is not alive."""
+    times = times if times is not None else StageTimes()
+    packer = StepPacker(clip.rig.cameras, network.manifest.input_hw, network.manifest.num_cameras, resize_and_crop)
+    runner = StreamRunner(network, score_threshold=1e-6, max_gap_s=float("inf"))
+    for frame in clip.frames:
+        start = time.perf_counter()
+        pictures = {}
+        for name, view in frame.views.items():
+            try:
+                image = clip.image(frame.index, name) if view.alive else None
+            except DataError:
+                image = None
+            pictures[name] = Picture(view.timestamp_ns, image, view.world_from_ego_at_cam)
+        decoded = time.perf_counter()
+        inputs, _ = packer.pack(frame.timestamp_ns, pictures, frame.world_from_ego)
+        packed = time.perf_counter()
+        result = runner.step(frame.timestamp_ns, inputs, frame.world_from_ego, clip.name)
+        times.add(decode=decoded - start, preprocess=packed - decoded, network=result.network_s, read_out=result.readout_s)
+        yield frame.index, result

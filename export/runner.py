@@ -1,0 +1,283 @@
+"""How does a car run an exported graph? numpy and onnxruntime alone: no torch, no OpenCV, no onnx.
+
+`OnnxNetwork` is the graph tensor for tensor with explicit state; `StreamRunner` keeps the state over a drive, resets it when the
+drive changes or the clock jumps, and lets no broken input poison it. `export.feed` assembles its steps from cameras that fire
+whenever they like.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from export.manifest import MANIFEST_KEY, Manifest, TensorSpec
+from scenes.errors import ConfigError, DataError
+from scenes.geometry import NS_PER_S, invert_rigid
+
+ORT_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+
+def available_providers(name: str = "auto") -> list[str]:
+    """onnxruntime's providers for `cpu`, `cuda`, `tensorrt` or `auto` (the best present); an absent one is refused in words."""
+    present = set(onnxruntime.get_available_providers())
+    if name == "auto":
+        name = next(n for n in ("tensorrt", "cuda", "cpu") if PROVIDERS[n][0] in present)
+    if name not in PROVIDERS:
+        raise ConfigError(f"provider: expected auto or one of {', '.join(PROVIDERS)}, got {name!r}; choose one")
+    if PROVIDERS[name][0] not in present:
+        raise ConfigError(f"provider {name!r}: this onnxruntime has {', '.join(sorted(present))}; install onnxruntime-gpu or use cpu")
+    return [p for p in PROVIDERS[name] if p in present]
+
+
+def open_session(path: Path, provider: str = "cpu", threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A session of any ONNX file; an unreadable one is refused with `DataError`."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; export a checkpoint first")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    providers = available_providers(provider)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises its own classes, which differ between builds; the sentence keeps its reason
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path}: onnxruntime cannot load it ({reason}); export the checkpoint again") from error
+
+
+class OnnxNetwork:
+    """An exported graph: arrays and state in, arrays and state out. Keeps nothing between calls."""
+
+    def __init__(self, path: Path | str, provider: str = "cpu", threads: int | None = None, part: str = "whole") -> None:
+        self.path = Path(path)
+        self.session = open_session(self.path, provider, threads)
+        self.manifest = self._read_manifest(part)
+        self.state_inputs = [s.input for s in self.manifest.state]
+        self.state_outputs = [s.output for s in self.manifest.state]
+        self.step_inputs = [s for s in self.manifest.inputs if s.name not in set(self.state_inputs)]
+        self.answers = [s.name for s in self.manifest.outputs if s.name not in set(self.state_outputs)]
+        self.device = "cuda" if self.session.get_providers()[0] in ("CUDAExecutionProvider", "TensorrtExecutionProvider") else "cpu"
+
+    def _read_manifest(self, part: str) -> Manifest:
+        text = self.session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)
+        if text is None:
+            raise DataError(f"{self.path}: a foreign ONNX file, it carries no surround4d manifest; write it with `surround4d export`")
+        manifest = Manifest.loads(text, str(self.path))
+        if manifest.part != part:
+            raise DataError(f"{self.path}: expected the {part} graph, got the {manifest.part} part of a split one; give the other file")
+        for told, real in ((manifest.inputs, self.session.get_inputs()), (manifest.outputs, self.session.get_outputs())):
+            _check_tensors(told, real, self.path)
+        return manifest
+
+    def empty_state(self) -> dict[str, onnxruntime.OrtValue]:
+        """The memory before the first step of a drive, on the session's device."""
+        return {s.input: self._value(self._initial(s.input, s.initial)) for s in self.manifest.state}
+
+    def _initial(self, name: str, fill: float) -> np.ndarray:
+        spec = self.manifest.spec(name)
+        return np.full(spec.shape, fill, dtype=spec.dtype)
+
+    def _value(self, array: np.ndarray) -> onnxruntime.OrtValue:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
+
+    def check(self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        """Refuses missing, surplus or wrongly shaped inputs, and a state that is not complete, with one sentence (`DataError`)."""
+        missing = [n for n in self.state_inputs if n not in state]
+        if missing:
+            raise DataError(f"{self.path}: state lacks {', '.join(missing)}; start from empty_state() and pass on what a step returns")
+        absent = [s.name for s in self.step_inputs if s.name not in inputs]
+        surplus = sorted(set(inputs) - {s.name for s in self.step_inputs})
+        if absent or surplus:
+            raise DataError(f"{self.path}: inputs missing: {absent or 'none'}, unknown: {surplus or 'none'}; the manifest lists the names")
+        cameras: int | None = None
+        for spec in self.step_inputs:
+            array = inputs[spec.name]
+            if str(array.dtype) != spec.dtype:
+                raise DataError(f"{self.path}: input {spec.name!r} must be {spec.dtype}, got {array.dtype}; convert it")
+            cameras = _check_shape(spec, array.shape, cameras, self.path)
+
+    def __call__(
+        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, onnxruntime.OrtValue]
+    ) -> tuple[dict[str, np.ndarray], dict[str, onnxruntime.OrtValue]]:
+        """One step: answers by name as numpy, and the next state, which stays on the device."""
+        self.check(inputs, state)
+        binding = self.session.io_binding()
+        for spec in self.step_inputs:
+            binding.bind_ortvalue_input(spec.name, self._value(inputs[spec.name]))
+        for name in self.state_inputs:
+            binding.bind_ortvalue_input(name, state[name])
+        for name in self.answers:
+            binding.bind_output(name, "cpu")
+        for name in self.state_outputs:
+            binding.bind_output(name, self.device)
+        self.session.run_with_iobinding(binding)
+        values = dict(zip((*self.answers, *self.state_outputs), binding.get_outputs(), strict=True))
+        next_state = {s.input: values[s.output] for s in self.manifest.state}
+        return {name: values[name].numpy() for name in self.answers}, next_state
+
+
+def _check_tensors(told: list[TensorSpec], real, path: Path) -> None:
+    """The manifest must agree with the graph it travels in."""
+    actual = {r.name: (ORT_TYPES.get(r.type, r.type), tuple(r.shape)) for r in real}
+    for spec in told:
+        if spec.name not in actual:
+            raise DataError(f"{path}: the manifest names tensor {spec.name!r}, the graph has {', '.join(actual)}; export it again")
+        if actual[spec.name] != (spec.dtype, tuple(spec.shape)):
+            raise DataError(
+                f"{path}: tensor {spec.name!r} is {actual[spec.name]} in the graph, ({spec.dtype!r}, {spec.shape}) in its manifest; "
+                "export it again"
+            )
+    surplus = set(actual) - {spec.name for spec in told}
+    if surplus:
+        raise DataError(f"{path}: the graph has tensors that its manifest does not name: {', '.join(sorted(surplus))}; export it again")
+
+
+def _check_shape(spec: TensorSpec, shape: tuple[int, ...], cameras: int | None, path: Path) -> int | None:
+    """Compares one array's shape; returns the number of cameras seen so far."""
+    agree = len(shape) == len(spec.shape)
+    for want, got in zip(spec.shape, shape, strict=False):
+        if isinstance(want, int):
+            agree &= want == got
+        else:
+            cameras = got if cameras is None else cameras
+            agree &= cameras == got and got > 0
+    if not agree:
+        wanted = tuple(cameras if isinstance(want, str) and cameras else want for want in spec.shape)
+        raise DataError(f"{path}: input {spec.name!r} must have shape {wanted}, got {tuple(shape)}; the manifest tells its meaning")
+    return cameras
+
+
+@dataclass
+class StepResult:
+    """What one step found, in the ego frame at `reference_ns`; only boxes that reach the manifest's score threshold."""
+
+    reference_ns: int
+    box_ego: np.ndarray
+    """(M, 9) float32, columns x, y, z, length, width, height (m), yaw (rad), vx, vy (m/s)."""
+    score: np.ndarray
+    class_id: np.ndarray
+    track_id: np.ndarray
+    raw: dict[str, np.ndarray]
+    """Every output of the graph by name."""
+    network_s: float
+    readout_s: float
+    reset: str
+    """Why the state was emptied before this step, or ""."""
+
+
+@dataclass
+class StreamCounters:
+    """What went wrong on the way, counted."""
+
+    steps: int = 0
+    resets: int = 0
+    refused_steps: int = 0
+    poisoned_states: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def count(self, reason: str) -> None:
+        """One more of `reason`."""
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+class StreamRunner:
+    """Runs a graph over a drive: keeps the state, resets it on a change of drive or a jump of the clock."""
+
+    def __init__(self, network: OnnxNetwork, score_threshold: float | None = None, max_gap_s: float | None = None) -> None:
+        thresholds = network.manifest.thresholds
+        self.network = network
+        self.score_threshold = thresholds["score"] if score_threshold is None else score_threshold
+        self.max_gap_s = thresholds["max_gap_s"] if max_gap_s is None else max_gap_s
+        self.counters = StreamCounters()
+        self._state = network.empty_state()
+        self._clip: str | None = None
+        self._last_ns: int | None = None
+        self._world_from_ego_at_last: np.ndarray | None = None
+
+    def reset(self) -> None:
+        """Forgets everything: the next step starts a drive."""
+        self._state = self.network.empty_state()
+        self._last_ns = self._world_from_ego_at_last = None
+
+    def step(self, reference_ns: int, inputs: dict[str, np.ndarray], world_from_ego: np.ndarray, clip: str = "") -> StepResult:
+        """One step at `reference_ns`.
+
+        Args:
+            inputs: the graph's step inputs without `dt` and `prev_from_ego`, which are made here from clock and poses.
+            world_from_ego: (4, 4) at the reference time.
+            clip: name of the drive; another name than at the step before resets the state.
+
+        Raises:
+            DataError: wrong shapes or an impossible pose; the state is as before the call.
+        """
+        if world_from_ego.shape != (4, 4) or not np.isfinite(world_from_ego).all():
+            self.counters.refused_steps += 1
+            raise DataError(f"step at {reference_ns} ns: expected a finite 4x4 world_from_ego, got {world_from_ego.tolist()}; skip the step")
+        for name in ("cam_from_ego", "time_offset", "intrinsics", "distortion", "alive"):
+            if name in inputs and not np.isfinite(inputs[name]).all():
+                self.counters.refused_steps += 1
+                raise DataError(f"step at {reference_ns} ns: {name} holds NaN or infinity; mark the camera as not alive with zeros instead")
+        reset = self._reset_reason(reference_ns, clip)
+        if reset:
+            self.reset()
+            self.counters.resets += self._clip is not None
+            self.counters.count(reset)
+        dt_s, prev_from_ego = 0.0, np.eye(4)
+        if self._last_ns is not None and self._world_from_ego_at_last is not None:
+            dt_s = (reference_ns - self._last_ns) / NS_PER_S
+            prev_from_world = invert_rigid(self._world_from_ego_at_last)
+            prev_from_ego = prev_from_world @ world_from_ego
+        full = {**inputs, "dt": np.array([dt_s], np.float32), "prev_from_ego": prev_from_ego[None].astype(np.float32)}
+        start = time.perf_counter()
+        raw, next_state = self.network(full, self._state)
+        network_s = time.perf_counter() - start
+        self._clip, self._last_ns, self._world_from_ego_at_last = clip, reference_ns, np.array(world_from_ego, dtype=np.float64)
+        self.counters.steps += 1
+        self._adopt(next_state, raw)
+        return self._read_out(reference_ns, raw, network_s, reset)
+
+    def _reset_reason(self, reference_ns: int, clip: str) -> str:
+        if self._last_ns is None:
+            return "first step"
+        if clip != self._clip:
+            return "another clip"
+        gap_s = (reference_ns - self._last_ns) / NS_PER_S
+        if gap_s <= 0:
+            return "the clock stood still or ran backwards"
+        return f"a gap longer than {self.max_gap_s:g} s" if gap_s > self.max_gap_s else ""
+
+    def _adopt(self, next_state: dict[str, onnxruntime.OrtValue], raw: dict[str, np.ndarray]) -> None:
+        """Keeps the new state only if it is finite: a poisoned memory would never recover."""
+        finite = np.isfinite(raw["scores"]).all() and all(_is_finite(value) for value in next_state.values())
+        self._state = next_state if finite else self.network.empty_state()
+        self.counters.poisoned_states += not finite
+
+    def _read_out(self, reference_ns: int, raw: dict[str, np.ndarray], network_s: float, reset: str) -> StepResult:
+        start = time.perf_counter()
+        score = raw["scores"][0]
+        keep = np.isfinite(score) & (score >= self.score_threshold) & np.isfinite(raw["boxes"][0]).all(axis=1)
+        found = {name: raw[name][0][keep] for name in ("boxes", "scores", "classes", "ids")}
+        return StepResult(
+            reference_ns, found["boxes"], found["scores"], found["classes"], found["ids"], raw, network_s, time.perf_counter() - start, reset
+        )
+
+
+def _is_finite(value: onnxruntime.OrtValue) -> bool:
+    array = value.numpy()
+    return array.dtype.kind != "f" or bool(np.isfinite(np.sum(array, dtype=np.float64)))

@@ -1,0 +1,375 @@
+"""Does the runner keep driving? Parity of the stand-in, state handling, broken cameras, foreign files, no torch."""
+
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from standin_network import StandIn, standin_config
+
+from export.command import check_beside, parse_cameras, write_verified
+from export.feed import Picture, StepFeed, StepPacker, resize_and_crop
+from export.manifest import MANIFEST_KEY, Manifest, manifest_path
+from export.networks import LoadedNetwork
+from export.onnx_graph import attach_manifest, export_model, read_manifest
+from export.run import stream_clip
+from export.runner import OnnxNetwork, StreamRunner, available_providers
+from export.verify import five_camera_rig, relative_error, require, synthetic_steps, verify
+from scenes.cameras import network_camera
+from scenes.errors import ConfigError, DataError
+from scenes.packing import pack_frame
+from scenes.packing import resize_and_crop as resize_and_crop_opencv
+
+CONFIG = standin_config()
+
+
+@pytest.fixture(scope="session")
+def standin_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "standin.onnx"
+    write_verified(LoadedNetwork("standin", StandIn().eval(), CONFIG, ""), path)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="session")
+def network(standin_file) -> OnnxNetwork:
+    return OnnxNetwork(standin_file, threads=1)
+
+
+def steps(count: int) -> list[dict[str, np.ndarray]]:
+    return list(synthetic_steps(five_camera_rig(*CONFIG.input_hw), CONFIG, count))
+
+
+def test_one_file_agrees_with_torch_on_three_rigs_with_carried_state(standin_file):
+    found = verify(standin_file, StandIn().eval(), CONFIG, steps=4)
+    assert len(found.error_by_step) == 12
+    assert [text.split()[0] for text in found.rigs] == ["5", "6", "8"]
+    assert found.max_error < 1e-4
+
+
+def test_the_manifest_inside_and_beside_agree(standin_file, network):
+    proto = onnx.load(str(standin_file))
+    inside = read_manifest(proto, "here")
+    beside = Manifest.loads(
+        manifest_path(standin_file).read_text().replace('"file_sha256"', '"file_sha256_"').rsplit(",", 1)[0] + "}", "there"
+    )
+    assert inside == beside == network.manifest
+    assert inside.opset == 18
+    assert {n.domain for n in proto.graph.node} == {""}
+    assert inside.verification["max_relative_error"] < 1e-3
+    assert inside.spec("images").shape == (1, "cameras", 32, 64, 3)
+    check_beside(standin_file)
+
+
+def test_a_changed_file_no_longer_fits_the_manifest_beside_it(standin_file, tmp_path):
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(standin_file.read_bytes() + b"\x00")
+    manifest_path(copy).write_text(manifest_path(standin_file).read_text())
+    with pytest.raises(DataError, match="not those that"):
+        check_beside(copy)
+
+
+def test_a_file_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch):
+    out = tmp_path / "wrong.onnx"
+
+    def other_weights(model, config, path, *rest):
+        return export_model(StandIn(seed=1).eval(), config, path, *rest)
+
+    monkeypatch.setattr("export.command.export_model", other_weights)
+    with pytest.raises(DataError, match="differs from torch"):
+        write_verified(LoadedNetwork("standin", StandIn().eval(), CONFIG, ""), out)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fixed_number_of_cameras_pads_smaller_rigs(tmp_path):
+    path = tmp_path / "six.onnx"
+    export_model(StandIn().eval(), CONFIG, path, num_cameras=6)
+    network = OnnxNetwork(path, threads=1)
+    assert network.manifest.spec("alive").shape == (1, 6)
+    found = verify(path, StandIn().eval(), CONFIG, steps=2)
+    require(found, path)
+
+
+def test_relative_error_by_hand():
+    want = np.array([[10.0, -2.0]])
+    assert relative_error(want, want + 0.1) == pytest.approx(0.01)
+    assert relative_error(want, np.array([[np.nan, 0.0]])) == np.inf
+
+
+# What the runner refuses, in words
+
+
+def test_foreign_onnx_is_refused(tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [value("x", 1, [1])], [value("y", 1, [1])])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), str(tmp_path / "foreign.onnx"))
+    with pytest.raises(DataError, match="foreign ONNX"):
+        OnnxNetwork(tmp_path / "foreign.onnx")
+    (tmp_path / "noise.onnx").write_bytes(b"not a graph")
+    with pytest.raises(DataError, match="cannot load"):
+        OnnxNetwork(tmp_path / "noise.onnx")
+    with pytest.raises(DataError, match="no such file"):
+        OnnxNetwork(tmp_path / "absent.onnx")
+
+
+def rewritten(source: Path, target: Path, change) -> Path:
+    proto = onnx.load(str(source))
+    manifest = read_manifest(proto, "test")
+    text = change(manifest)
+    if isinstance(text, Manifest):
+        attach_manifest(proto, text)
+    else:
+        next(p for p in proto.metadata_props if p.key == MANIFEST_KEY).value = text
+    target.write_bytes(proto.SerializeToString())
+    return target
+
+
+def test_a_manifest_that_does_not_fit_its_graph_is_refused(standin_file, tmp_path):
+    def renamed(manifest):
+        return replace(manifest, inputs=[replace(manifest.inputs[0], name="pictures"), *manifest.inputs[1:]])
+
+    def reshaped(manifest):
+        return replace(manifest, inputs=[replace(manifest.inputs[0], shape=(1, 5, 9, 9, 3)), *manifest.inputs[1:]])
+
+    with pytest.raises(DataError, match="'pictures'"):
+        OnnxNetwork(rewritten(standin_file, tmp_path / "a.onnx", renamed))
+    with pytest.raises(DataError, match="in its manifest"):
+        OnnxNetwork(rewritten(standin_file, tmp_path / "b.onnx", reshaped))
+    with pytest.raises(DataError, match="version 99"):
+        OnnxNetwork(rewritten(standin_file, tmp_path / "c.onnx", lambda m: m.dumps().replace('"version": 1', '"version": 99')))
+    with pytest.raises(DataError, match="not one of surround4d's"):
+        OnnxNetwork(rewritten(standin_file, tmp_path / "d.onnx", lambda m: "{}"))
+
+
+def test_wrong_inputs_are_one_sentence_each(network):
+    good, state = steps(1)[0], network.empty_state()
+    with pytest.raises(DataError, match=r"missing: \['dt'\]"):
+        network({k: v for k, v in good.items() if k != "dt"}, state)
+    with pytest.raises(DataError, match="unknown: \\['lidar'\\]"):
+        network({**good, "lidar": good["dt"]}, state)
+    with pytest.raises(DataError, match="must be uint8, got float32"):
+        network({**good, "images": good["images"].astype(np.float32)}, state)
+    with pytest.raises(DataError, match="must have shape"):
+        network({**good, "images": good["images"][:, :, :16]}, state)
+    with pytest.raises(DataError, match="must have shape"):
+        network({**good, "alive": good["alive"][:, :3]}, state)
+    with pytest.raises(DataError, match="state lacks state_box"):
+        network(good, {k: v for k, v in state.items() if k != "state_box"})
+
+
+def test_settings_are_checked_in_words():
+    with pytest.raises(ConfigError, match="expected auto or one of"):
+        available_providers("npu")
+    with pytest.raises(ConfigError, match="expected dynamic or"):
+        parse_cameras("many")
+    assert parse_cameras("6") == 6
+
+
+# Streaming
+
+
+def without_time(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in inputs.items() if name not in ("dt", "prev_from_ego")}
+
+
+def drive(index: int) -> np.ndarray:
+    world_from_ego = np.eye(4)
+    world_from_ego[0, 3] = 4.0 * index
+    return world_from_ego
+
+
+def test_state_is_carried_and_reset_on_another_clip_or_a_jump_of_the_clock(network):
+    runner, inputs = StreamRunner(network), without_time(steps(1)[0])
+    assert runner.step(0, inputs, drive(0), "a").reset == "first step"
+    second = runner.step(500_000_000, inputs, drive(1), "a")
+    assert second.reset == ""
+    assert second.raw["ids"].min() == 6  # the stand-in numbers its six slots anew in every step
+    assert runner.step(1_000_000_000, inputs, drive(2), "b").reset == "another clip"
+    assert "backwards" in runner.step(900_000_000, inputs, drive(2), "b").reset
+    late = runner.step(9_000_000_000, inputs, drive(2), "b")
+    assert late.reset == "a gap longer than 2 s"
+    assert late.raw["ids"].min() == 0
+    assert runner.counters.resets == 3
+
+
+def test_a_step_equals_the_graph_fed_by_hand(network):
+    runner, state = StreamRunner(network), network.empty_state()
+    for index, inputs in enumerate(steps(3)):
+        result = runner.step(index * 500_000_000, without_time(inputs), drive(index), "a")
+        moved = np.eye(4, dtype=np.float32)[None]
+        moved[0, 0, 3] = 4.0 if index else 0.0
+        by_hand = {**inputs, "dt": np.array([0.5 if index else 0.0], np.float32), "prev_from_ego": moved}
+        answers, state = network(by_hand, state)
+        assert all(np.array_equal(answers[name], result.raw[name]) for name in answers)
+
+
+def test_broken_numbers_never_reach_the_state(network):
+    runner, inputs = StreamRunner(network), without_time(steps(1)[0])
+    runner.step(0, inputs, drive(0))
+    with pytest.raises(DataError, match="finite 4x4"):
+        runner.step(500_000_000, inputs, np.full((4, 4), np.nan))
+    with pytest.raises(DataError, match="cam_from_ego holds NaN"):
+        runner.step(500_000_000, {**inputs, "cam_from_ego": inputs["cam_from_ego"] * np.nan}, drive(1))
+    fine = runner.step(500_000_000, inputs, drive(1))
+    assert fine.reset == ""
+    assert np.isfinite(fine.box_ego).all()
+    assert runner.counters.refused_steps == 2
+
+
+# Pictures as they arrive
+
+
+def pictures_of(rig, stamp_ns: int) -> dict[str, Picture]:
+    generator = np.random.default_rng(0)
+    return {
+        c.name: Picture(stamp_ns, generator.integers(0, 255, (c.height_px, c.width_px, 3), dtype=np.uint8), np.eye(4)) for c in rig.cameras
+    }
+
+
+def test_a_broken_picture_only_kills_its_own_camera():
+    rig = five_camera_rig(*CONFIG.input_hw)
+    packer = StepPacker(rig.cameras, CONFIG.input_hw)
+    pictures = pictures_of(rig, 0)
+    pictures["front"] = replace(pictures["front"], image=np.full((32, 64, 3), np.nan))
+    pictures["left"] = replace(pictures["left"], image=pictures["left"].image[:5])
+    pictures["rear"] = replace(pictures["rear"], world_from_ego_at_cam=np.full((4, 4), np.nan))
+    del pictures["right"]
+    inputs, notes = packer.pack(0, pictures, np.eye(4))
+    assert inputs["alive"].tolist() == [[1, 0, 0, 0, 0]]
+    assert len(notes) == 4
+    assert all(np.isfinite(value).all() for value in inputs.values())
+
+
+def test_packing_equals_what_training_saw(tiny_clip):
+    packer = StepPacker(tiny_clip.rig.cameras, (32, 64), resize=resize_and_crop_opencv)
+    for index, frame in enumerate(tiny_clip.frames):
+        views = {
+            n: Picture(v.timestamp_ns, tiny_clip.image(index, n) if v.alive else None, v.world_from_ego_at_cam)
+            for n, v in frame.views.items()
+        }
+        inputs, _ = packer.pack(frame.timestamp_ns, views, frame.world_from_ego)
+        packed = pack_frame(tiny_clip, index, (32, 64))
+        alive = packed.alive_N > 0
+        assert np.array_equal(inputs["images"][0], packed.images_NHW3)
+        assert np.array_equal(inputs["alive"][0], packed.alive_N)
+        assert np.allclose(inputs["cam_from_ego"][0][alive], packed.cam_from_ego_N44[alive], atol=1e-6)
+        assert np.allclose(inputs["time_offset"][0][alive], packed.time_offset_N[alive])
+        assert np.array_equal(inputs["intrinsics"][0], packed.intrinsics_N4)
+
+
+@pytest.mark.parametrize("size_hw", [(64, 128), (75, 130), (48, 64), (33, 64), (20, 50)])
+def test_the_numpy_resize_is_within_one_grey_level_of_opencv(size_hw):
+    image = np.random.default_rng(0).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
+    camera = replace(five_camera_rig(*size_hw).cameras[1])
+    _, plan = network_camera(camera, 32, 64)
+    ours, opencv = resize_and_crop(image, plan, 32), resize_and_crop_opencv(image, plan, 32)
+    assert ours.shape == opencv.shape == (32, 64, 3)
+    assert np.abs(ours.astype(int) - opencv.astype(int)).max() <= 1
+    assert cv2.INTER_AREA  # the kernel that the manifest names
+
+
+MS = 1_000_000
+
+
+def feed_of(*names: str) -> StepFeed:
+    feed = StepFeed(names, period_s=0.1, deadline_s=0.06)
+    for k in range(20):
+        feed.push_pose(k * 50 * MS, drive(k))
+    return feed
+
+
+def test_a_complete_step_is_handed_out_at_once_an_incomplete_one_at_its_deadline():
+    feed, image = feed_of("a", "b"), np.zeros((2, 2, 3), np.uint8)
+    feed.push("a", 0, image)
+    assert feed.poll(10 * MS) is None
+    feed.push("b", 5 * MS, image)
+    step = feed.poll(20 * MS)
+    assert step is not None and step.reference_ns == 0 and set(step.pictures) == {"a", "b"}
+    feed.push("a", 100 * MS, image)
+    assert feed.poll(150 * MS) is None
+    step = feed.poll(161 * MS)
+    assert step is not None and step.reference_ns == 100 * MS and set(step.pictures) == {"a"}
+    feed.push("b", 101 * MS, image)  # too late now
+    assert feed.counters.late == 0 or feed.poll(165 * MS) is None
+    assert feed.counters.incomplete_steps == 1
+
+
+def test_out_of_order_and_doubled_pictures_leave_the_nearest():
+    feed, image = feed_of("a"), np.zeros((2, 2, 3), np.uint8)
+    feed.push("a", 0, image)
+    assert feed.poll(1 * MS) is not None
+    for stamp in (130, 97, 110, 97):
+        feed.push("a", stamp * MS, image)
+    step = feed.poll(140 * MS)
+    assert step is not None and step.pictures["a"].timestamp_ns == 97 * MS
+
+
+def test_one_camera_with_a_broken_clock_does_not_move_the_feed_but_all_of_them_do():
+    feed, image = feed_of("a", "b", "c"), np.zeros((2, 2, 3), np.uint8)
+    for name in "abc":
+        feed.push(name, 0, image)
+    assert feed.poll(1 * MS) is not None
+    feed.push("a", 10**15, image)
+    feed.push("b", 100 * MS, image)
+    feed.push("c", 100 * MS, image)
+    step = feed.poll(200 * MS)
+    assert step is not None and set(step.pictures) == {"b", "c"} and not step.clock_jumped
+    for name in "abc":
+        feed.push(name, 10**13, image)
+    feed.push_pose(10**13, drive(0))
+    feed.push("a", 10**13, image)
+    step = feed.poll(10**13 + 60 * MS)
+    assert step is not None and step.clock_jumped
+
+
+def test_a_long_silence_skips_the_steps_that_nobody_can_meet():
+    feed, image = feed_of("a"), np.zeros((2, 2, 3), np.uint8)
+    feed.push("a", 0, image)
+    assert feed.poll(0) is not None
+    for now in range(100, 900, 50):
+        assert feed.poll(now * MS) is None
+    feed.push("a", 900 * MS, image)
+    step = feed.poll(905 * MS)
+    assert step is not None and step.reference_ns == 900 * MS
+
+
+# Whole clips, and a machine without torch
+
+
+def test_a_clip_becomes_a_layer(network, tiny_clip):
+    layer = stream_clip(network, tiny_clip, "model@onnx")
+    assert sorted(layer.boxes_world) == [0, 1, 2, 3]
+    assert all(len(boxes) for boxes in layer.boxes_world.values())
+    assert layer.meta["precision"] == "fp32"
+
+
+def test_the_runner_needs_neither_torch_nor_opencv_nor_onnx(standin_file):
+    code = f"""
+        import sys
+        class Blocked:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("torch", "cv2", "onnx", "scipy", "pyarrow"):
+                    raise ImportError("blocked: " + name)
+        sys.meta_path.insert(0, Blocked())
+        import numpy as np
+        from export.feed import Picture, StepPacker
+        from export.runner import OnnxNetwork, StreamRunner
+        from scenes.rigs import default_rig
+        network = OnnxNetwork({str(standin_file)!r}, threads=1)
+        rig = default_rig(64, 128)
+        packer, runner = StepPacker(rig.cameras, network.manifest.input_hw), StreamRunner(network)
+        image = np.full((64, 128, 3), 90, np.uint8)
+        for k in range(3):
+            inputs, notes = packer.pack(k * 10**8, {{c.name: Picture(k * 10**8, image, np.eye(4)) for c in rig.cameras}}, np.eye(4))
+            result = runner.step(k * 10**8, inputs, np.eye(4))
+        assert runner.counters.steps == 3 and not notes and np.isfinite(result.raw["boxes"]).all()
+        print("torch" in sys.modules, "cv2" in sys.modules)
+    """
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False False", done.stderr
