@@ -140,7 +140,7 @@ class DirectedPass:
             self.links.append((b, a, c) if self.backwards else (a, b, c))
         states = update(living.states.take(tracks), box[:, :2], self.detected.covariance[rows], slice(0, 2))
         velocity = box[:, Box3D.VX : Box3D.VY + 1]
-        known = np.isfinite(velocity).all(1)
+        known = np.asarray(np.isfinite(velocity).all(axis=1))
         if known.any():
             noise = np.where(known, self.settings.noise.velocity_mps, 1e3)[:, None, None] ** 2 * np.eye(2)
             states = update(states, np.where(known[:, None], velocity, 0.0), noise, slice(2, 4))

@@ -1,5 +1,7 @@
 """Which frames of a track become labels? Gaps are filled and ends carried on, as far as the sensors look and the motion is known."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from labeling.evidence import Evidence, InView
@@ -31,7 +33,7 @@ def kept_frames(track: SolvedTrack, evidence: Evidence, in_view: InView, setting
     own_s = evidence.time_s[track.frames]
     seen = np.flatnonzero(measured)
     keep = measured.copy()
-    for a, b in zip(seen[:-1], seen[1:], strict=True):
+    for a, b in pairwise(seen):
         if b - a > 1 and (track.is_static or own_s[b] - own_s[a] <= settings.completion.fill_s):
             keep[a + 1 : b] = True
     for outside in (range(seen[0] - 1, -1, -1), range(seen[-1] + 1, len(keep))):

@@ -32,7 +32,7 @@ def start_states(xy: np.ndarray, xy_cov: np.ndarray, yaw: np.ndarray, velocity: 
     along_mps, across_mps, given_mps = speeds
     direction = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1)
     outer = direction[:, :, None] * direction[:, None, :]
-    known = np.isfinite(velocity).all(axis=1)
+    known = np.asarray(np.isfinite(velocity).all(axis=1))
     mean = np.concatenate([xy, np.where(known[:, None], velocity, 0.0)], axis=1)
     cov = np.zeros((len(xy), 4, 4))
     cov[:, :2, :2] = xy_cov

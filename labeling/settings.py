@@ -203,7 +203,8 @@ class TrackingSettings:
         """The same settings with other limits between label, ignore and nothing."""
         if not 0 <= ignore_probability <= label_probability <= 1:
             raise ConfigError(
-                f"label limits: expected 0 <= ignore <= label <= 1, got ignore {ignore_probability} and label {label_probability}; swap them"
+                f"label limits: expected 0 <= ignore <= label <= 1, got ignore {ignore_probability} and label {label_probability}; "
+                "correct the two"
             )
         changed = {"label_probability": label_probability, "ignore_probability": ignore_probability}
         return TrackingSettings(tuple(replace(g, confidence=replace(g.confidence, **changed)) for g in self.groups))

@@ -1,5 +1,7 @@
 """Which smooth curve runs through noisy, partly wrong values at uneven times? Banded least squares with robust weights."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.linalg import solveh_banded
 
@@ -7,6 +9,22 @@ ROBUST_ROUNDS = 4
 ROBUST_SCALE2 = 4.0
 """Squared distance in standard deviations at which an observation's weight has halved (Cauchy)."""
 FACTORIAL = (1.0, 1.0, 2.0, 6.0)
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Observed steps of a path between frames k and k + 1."""
+
+    at: np.ndarray
+    """(P,) int64: k."""
+    step: np.ndarray
+    """(P, 2): value at k + 1 minus value at k."""
+    information: np.ndarray
+    """(P,) inverse variance of it."""
+
+    def and_also(self, other: "Slopes") -> "Slopes":
+        """These and the others."""
+        return Slopes(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def difference_rows(time_s: np.ndarray, order: int) -> np.ndarray:
@@ -48,11 +66,11 @@ def smooth_plane(
     slot: np.ndarray,
     observed: np.ndarray,
     information: np.ndarray,
-    slopes: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    slopes: Slopes | None = None,
 ) -> np.ndarray:
     """The path (T, 2) through points `observed` (D, 2) at frames `slot` (D,) with information matrices (D, 2, 2).
 
-    `slopes`, if given: first differences between frames k and k + 1 (P,), their values (P, 2) and weights (P,).
+    `slopes` holds it to steps that were observed as such.
     """
     num = band.shape[1]
     path, weight = np.zeros((num, 2)), np.ones(len(slot))
@@ -69,18 +87,18 @@ def smooth_plane(
         np.add.at(matrix[1], 2 * slot, info[:, 0, 1])
         np.add.at(right, slot, np.einsum("dij,dj->di", info, observed))
         if slopes is not None:
-            _add_slopes(matrix, right, *slopes)
+            _add_slopes(matrix, right, slopes)
         path = solveh_banded(matrix, right.reshape(-1), lower=True, check_finite=False).reshape(num, 2)
     return path
 
 
-def _add_slopes(matrix: np.ndarray, right: np.ndarray, at: np.ndarray, difference: np.ndarray, weight: np.ndarray) -> None:
+def _add_slopes(matrix: np.ndarray, right: np.ndarray, slopes: Slopes) -> None:
     for axis in range(2):
-        np.add.at(matrix[0], 2 * at + axis, weight)
-        np.add.at(matrix[0], 2 * at + 2 + axis, weight)
-        np.add.at(matrix[2], 2 * at + axis, -weight)
-    np.add.at(right, at, -weight[:, None] * difference)
-    np.add.at(right, at + 1, weight[:, None] * difference)
+        np.add.at(matrix[0], 2 * slopes.at + axis, slopes.information)
+        np.add.at(matrix[0], 2 * slopes.at + 2 + axis, slopes.information)
+        np.add.at(matrix[2], 2 * slopes.at + axis, -slopes.information)
+    np.add.at(right, slopes.at, -slopes.information[:, None] * slopes.step)
+    np.add.at(right, slopes.at + 1, slopes.information[:, None] * slopes.step)
 
 
 def smooth_line(band: np.ndarray, slot: np.ndarray, observed: np.ndarray, information: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from labeling.evidence import SIZE_COLUMNS, Evidence
 from labeling.kalman import invert_2x2
 from labeling.settings import GroupSettings
-from labeling.smoothing import robust_weight, roughness_band, smooth_line, smooth_plane
+from labeling.smoothing import Slopes, robust_weight, roughness_band, smooth_line, smooth_plane
 from scenes.boxes import Box3D
 from scenes.geometry import wrap_angle
 
@@ -111,7 +111,7 @@ def observe(evidence: Evidence, chain: np.ndarray, frames: np.ndarray, settings:
     return Observations(evidence.frame[chain] - frames[0], evidence.time_s[frames], box, information, weight, size)
 
 
-def _slopes(seen: Observations, settings: GroupSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _slopes(seen: Observations, settings: GroupSettings) -> Slopes | None:
     """The source's velocities as first differences of the path."""
     velocity = seen.box[:, Box3D.VX : Box3D.VY + 1]
     known = np.isfinite(velocity).all(axis=1)
@@ -119,7 +119,7 @@ def _slopes(seen: Observations, settings: GroupSettings) -> tuple[np.ndarray, np
         return None
     at = np.minimum(seen.slot[known], len(seen.time_s) - 2)
     step_s = seen.time_s[at + 1] - seen.time_s[at]
-    return at, velocity[known] * step_s[:, None], 1 / (settings.noise.velocity_mps * step_s) ** 2
+    return Slopes(at, velocity[known] * step_s[:, None], 1 / (settings.noise.velocity_mps * step_s) ** 2)
 
 
 def moving_path(seen: Observations, settings: GroupSettings) -> np.ndarray:
@@ -132,9 +132,9 @@ def moving_path(seen: Observations, settings: GroupSettings) -> np.ndarray:
     if not still.any():
         return path
     at = np.flatnonzero(still)
-    held = (at, np.zeros((len(at), 2)), 1 / (0.03 * np.diff(seen.time_s)[at]) ** 2)
-    both = held if slopes is None else tuple(np.concatenate(pair) for pair in zip(slopes, held, strict=True))
-    return smooth_plane(band, seen.slot, seen.box[:, :2], seen.information, both)
+    held = Slopes(at, np.zeros((len(at), 2)), 1 / (0.03 * np.diff(seen.time_s)[at]) ** 2)
+    held = held if slopes is None else slopes.and_also(held)
+    return smooth_plane(band, seen.slot, seen.box[:, :2], seen.information, held)
 
 
 def still_steps(time_s: np.ndarray, path: np.ndarray) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""`surround4d label`: who labels these clips, from what, and under which name?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from labeling.clip_labels import LabelSettings
+from labeling.job import JobReport, run_job, shard_of
+from labeling.settings import ConfidenceSettings, TrackingSettings
+from scenes.atomic import write_json
+from scenes.clips import find_clips
+from scenes.errors import ConfigError
+
+
+def label(
+    clips: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    layer: str = "auto@first",
+    teacher: Path | None = None,
+    evidence: str | None = None,
+    workers: int = 1,
+    shard: str = "1/1",
+    device: str = "cpu",
+    both_ways: bool = True,
+    label_probability: float = ConfidenceSettings.label_probability,
+    ignore_probability: float = ConfidenceSettings.ignore_probability,
+    report: Path | None = None,
+    from_kitti: Path | None = None,
+    out: Path | None = None,
+) -> int:
+    """Label clips with hindsight: detections of all frames become tracks, tracks become one smooth trajectory each, written as a layer.
+
+    Run again, it does only what changed; killed, it goes on where it was. The exit status is 2 if any clip failed.
+
+    Args:
+        clips: Folders of clips, searched in depth.
+        layer: Name of the layer to write, auto@NAME.
+        teacher: Checkpoint (file, run folder or shipped name) of the network that looks at the clips.
+        evidence: Instead of a teacher: the layer whose boxes are the detections.
+        workers: Processes that label clips side by side.
+        shard: Do part i of n of the clips ("2/8"), for batch queues.
+        device: Where the teacher runs: cpu, cuda, cuda:1.
+        both_ways: Show the teacher each clip from both ends and fuse what it says.
+        label_probability: Boxes at least this probable are labels ...
+        ignore_probability: ... those at least this probable are written as `ignore`, the rest is left out.
+        report: Where the job's report goes (JSON); by default labeling/<layer>.json in the first folder given.
+        from_kitti: Instead of clips: label the KITTI tracking sequences in this folder from their detections.
+        out: Folder for the KITTI result files.
+    """
+    if from_kitti is not None or out is not None:
+        raise ConfigError("label: KITTI sequences are not supported yet; give clips")
+    if not clips:
+        raise ConfigError("label: expected folders of clips, got none; give at least one")
+    if workers < 1:
+        raise ConfigError(f"label: expected at least one worker, got {workers}; correct --workers")
+    tracking = TrackingSettings().with_probabilities(label_probability, ignore_probability)
+    settings = LabelSettings(layer, teacher, evidence, tracking, device, both_ways)
+    chosen = shard_of(find_clips(list(clips)), shard)
+    console = Console()
+    done = run_job(chosen, settings, workers, console)
+    suffix = "" if shard == "1/1" else "-" + shard.replace("/", "of")
+    report_path = report or clips[0] / "labeling" / f"{layer}{suffix}.json"
+    write_json(report_path, done.to_json())
+    print_report(console, done)
+    console.print(f"report: {report_path}", soft_wrap=True, highlight=False)
+    return 2 if done.failures else 0
+
+
+def print_report(console: Console, report: JobReport) -> None:
+    """One line a clip and one for all."""
+    table = Table(title=f"layer {report.layer}")
+    names = ("detections", "tracks", "labels", "ignore", "filled")
+    for name in ("clip", *names, "seconds"):
+        table.add_column(name, justify="left" if name == "clip" else "right")
+    for outcome in report.outcomes:
+        counts = {name: count for stage in outcome.stages for name, count in stage.counts.items()}
+        spent = sum(stage.seconds for stage in outcome.stages if not stage.reused)
+        cells = ["failed"] + [""] * (len(names) - 1) if outcome.failure else [f"{counts.get(name, 0):g}" for name in names]
+        table.add_row(Path(outcome.clip).name, *cells, f"{spent:.1f}")
+    totals = report.totals()
+    if len(report.outcomes) > 1:
+        table.add_row("all", *(f"{totals.get(name, 0):g}" for name in names), f"{totals['seconds']:.1f}", style="bold")
+    console.print(table)
+    console.print(
+        f"{totals['clips'] - totals['failed']:g} of {totals['clips']:g} clip(s) labelled, "
+        f"{totals['stages_run']:g} stages run, {totals['stages_reused']:g} reused"
+    )

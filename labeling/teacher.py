@@ -1,0 +1,63 @@
+"""What does a teacher network say about a clip when it may watch it forwards and backwards?"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from labeling.association import REFUSED, assign
+from scenes.boxes import VEHICLE_CLASSES, Box3D, Boxes, class_id_of
+from scenes.clips import Clip
+from scenes.geometry import wrap_angle
+from scenes.layers import LabelLayer
+
+SAME_OBJECT_M = 2.0
+"""Detections of the two passes nearer than this (larger for far ones) may be one object."""
+SAME_OBJECT_PER_M = 0.04
+
+
+def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool) -> LabelLayer:
+    """The network's boxes of every frame; with `both_ways` the clip is also streamed from its end and the two passes are fused."""
+    from training.checkpoints import load_checkpoint
+    from training.streaming import run_clip
+
+    loaded = load_checkpoint(checkpoint, device=device)
+    forward = run_clip(loaded.model, clip, device=device)
+    if not both_ways or len(clip) < 2:
+        return forward
+    backward = run_clip(loaded.model, clip, range(len(clip) - 1, -1, -1), device=device)
+    return fuse_layers(clip, forward, backward)
+
+
+def fuse_layers(clip: Clip, forward: LabelLayer, backward: LabelLayer) -> LabelLayer:
+    """One layer of both passes: what both saw is averaged, what one saw keeps part of its score."""
+    fused = LabelLayer(forward.name, meta={**forward.meta, "passes": "forward and backward"})
+    for index in sorted(set(forward.boxes_world) | set(backward.boxes_world)):
+        sensor_xy = clip.frames[index].world_from_ego[:2, 3]
+        ahead, behind = (layer.boxes_world.get(index, Boxes.empty()) for layer in (forward, backward))
+        fused.boxes_world[index] = fuse_boxes(ahead, behind, sensor_xy)
+    return fused
+
+
+def fuse_boxes(a: Boxes, b: Boxes, sensor_xy: np.ndarray) -> Boxes:
+    """Boxes of two looks at one frame: paired by distance within a kind of class, averaged by score; the unpaired keep 0.6 of theirs."""
+    vehicles = [class_id_of(name, "fuse_boxes") for name in VEHICLE_CLASSES]
+    kind_a, kind_b = (np.where(np.isin(boxes.class_id, vehicles), -1, boxes.class_id) for boxes in (a, b))
+    distance = np.hypot(a.box[:, None, 0] - b.box[None, :, 0], a.box[:, None, 1] - b.box[None, :, 1])
+    reach = SAME_OBJECT_M + SAME_OBJECT_PER_M * np.linalg.norm(a.box[:, :2] - sensor_xy, axis=1)[:, None]
+    cost = np.where((distance < reach) & (kind_a[:, None] == kind_b[None]), distance / reach, REFUSED)
+    i, j = assign(cost)
+    alone_a, alone_b = np.delete(np.arange(len(a)), i), np.delete(np.arange(len(b)), j)
+    weak = [replace(part, score=0.6 * part.score) for part in (a.select(alone_a), b.select(alone_b))]
+    return Boxes.concatenate([_averaged(a.select(i), b.select(j)), *weak])
+
+
+def _averaged(a: Boxes, b: Boxes) -> Boxes:
+    share = (b.score / np.maximum(a.score + b.score, 1e-9))[:, None]
+    box = (1 - share) * a.box + share * b.box
+    turn = np.asarray(wrap_angle(b.box[:, Box3D.YAW] - a.box[:, Box3D.YAW])).reshape(-1)
+    stronger = b.score > a.score
+    yaw = np.where(np.abs(turn) < np.pi / 2, a.box[:, Box3D.YAW] + share[:, 0] * turn, np.where(stronger, b.box[:, 6], a.box[:, 6]))
+    box[:, Box3D.YAW] = np.asarray(wrap_angle(yaw)).reshape(-1)
+    class_id = np.where(stronger, b.class_id, a.class_id)
+    return replace(a, box=box, class_id=class_id, score=(a.score + b.score) / 2)
