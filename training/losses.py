@@ -12,6 +12,7 @@ from fusion.config import DepthConfig, ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput, StepInput, StepOutput
+from perception.depth import DepthBins
 from scenes.layers import OCCUPANCY_CLASS_OFFSET, OCCUPANCY_OTHER, OCCUPANCY_STATES, OCCUPANCY_UNKNOWN
 from training.matching import FOCAL_ALPHA, FOCAL_GAMMA, Matches, code_of, code_weights, match, matching_cost, track_bonus
 from training.recipes import LossConfig
@@ -196,8 +197,7 @@ def depth_loss(logits_BNDHW: Tensor, depth_BNHW: Tensor, alive_BN: Tensor, confi
     if not known.any():
         return logits_BNDHW.sum() * 0.0
     logits = logits_BNDHW.movedim(2, -1)[known].float()
-    low, high = torch.log(torch.tensor(config.min_m)), torch.log(torch.tensor(config.max_m))
-    place = ((torch.log(depth_BNHW[known]) - low) / (high - low) * config.bins - 0.5).clamp(0, config.bins - 1)
+    place = DepthBins(config.bins, config.min_m, config.max_m).position(depth_BNHW[known])
     below = place.floor().long().clamp(max=config.bins - 2)
     share = place - below
     log_p = F.log_softmax(logits, dim=-1)
