@@ -39,7 +39,7 @@ from scenes.geometry import (
 from scenes.layers import LabelLayer, write_layer_files
 from scenes.readers.classes import ClassMap
 from scenes.readers.json_lists import read_json_list
-from scenes.readers.pickled_tables import read_pickled_table
+from scenes.readers.pickles import read_pickled_table
 from scenes.readers.pictures import bring_picture, picture_size
 from scenes.readers.tracks import count_points_inside, track_numbers, track_velocities
 from scenes.rigs import Rig
@@ -246,10 +246,7 @@ def _read_cuboids(folder: Path, num_frames: int) -> tuple[CuboidRows, Counter]:
     parts, left_out = [], Counter()
     for index in range(num_frames):
         path = folder / f"{index:02d}.pkl.gz"
-        table = read_pickled_table(path)
-        missing = [c for c in (*CUBOID_COLUMNS, *CUBOID_SIZES) if c not in table]
-        if missing:
-            raise DataError(f"{path}: expected column(s) {', '.join(missing)}, got {', '.join(table)}; restore it")
+        table = read_pickled_table(path, (*CUBOID_COLUMNS, *CUBOID_SIZES))
         parts += _frame_cuboids(path, index, table, left_out)
     frame_index, names, class_id, ignore, stationary, box = zip(*parts, strict=True) if parts else ((),) * 6
     box_world = np.array(box, dtype=np.float64).reshape(-1, 9)
@@ -333,10 +330,7 @@ def _write_sweeps(source: Path, folder: Path, trajectory: Trajectory, reference_
         path = source / "lidar" / f"{index:02d}.pkl.gz"
         if not path.is_file():
             continue
-        table = read_pickled_table(path)
-        missing = [c for c in "xyzitd" if c not in table]
-        if missing:
-            raise DataError(f"{path}: expected column(s) {', '.join(missing)}, got {', '.join(table)}; restore or remove it")
+        table = read_pickled_table(path, tuple("xyzitd"))
         points_world = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
         (folder / "lidar").mkdir(exist_ok=True)
         np.savez_compressed(

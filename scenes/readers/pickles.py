@@ -1,10 +1,11 @@
-"""What is in a pickled pandas table, when pandas is not installed and the file must not run code?
+"""What is in a dataset's pickle, when the file must not run code and pandas is not installed?
 
-PandaSet ships its tables as gzipped pickles of pandas 0.2x data frames. Such a pickle builds a `BlockManager` from
-numpy arrays; here a restricted unpickler lets only numpy arrays and inert stand-ins be built, and the columns are put
-together by hand. Anything else a pickle asks for is refused, so a foreign file cannot run code.
+A restricted unpickler lets only plain values, numpy arrays and inert stand-ins be built; anything else a pickle asks for is
+refused, so a foreign file cannot run code. PandaSet ships its tables as gzipped pickles of pandas 0.2x data frames: such a
+pickle builds a `BlockManager` from numpy arrays, whose columns are put together by hand here.
 """
 
+import codecs
 import gzip
 import io
 import pickle
@@ -43,12 +44,22 @@ def _reconstruct_array(cls: type, shape: tuple, kind: bytes) -> np.ndarray:
     return np.ndarray(shape, dtype=kind)
 
 
+def _scalar(kind: np.dtype, data: bytes = b"") -> np.generic:
+    """What numpy calls to make one number; an object (which would be a pickle in the pickle) is refused."""
+    if kind.hasobject:
+        raise pickle.UnpicklingError("a numpy object scalar")
+    return np.frombuffer(data, dtype=kind)[0]
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("builtins", "slice"): slice,
+    ("_codecs", "encode"): codecs.encode,
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct_array,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct_array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("pandas.core.frame", "DataFrame"): _StandIn,
     ("pandas.core.internals.managers", "BlockManager"): _StandIn,
     ("pandas.core.internals", "BlockManager"): _StandIn,
@@ -57,30 +68,46 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("pandas.core.indexes.numeric", "Int64Index"): _StandIn,
     ("pandas.core.indexes.range", "RangeIndex"): _StandIn,
 }
-"""Every name such a pickle may use, and what it becomes."""
+"""Every name a pickle may use, and what it becomes."""
 
 
-class _TableUnpickler(pickle.Unpickler):
+class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module, name))
         if allowed is None:
-            raise pickle.UnpicklingError(f"{module}.{name} is not part of a plain table")
+            raise pickle.UnpicklingError(f"{module}.{name} is not a plain value, array or table")
         return allowed
 
 
-def read_pickled_table(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a `.pkl` or `.pkl.gz` pandas table; missing, broken or foreign files raise `DataError`."""
+BROKEN_PICKLE = (pickle.UnpicklingError, AttributeError, TypeError, ValueError, KeyError, IndexError, EOFError)
+"""What the unpickler raises on bytes that make no sense."""
+
+
+def read_pickle(path: Path) -> Any:
+    """The values of a `.pkl` or `.pkl.gz`; missing, truncated or foreign files raise `DataError`."""
     try:
         data = Path(path).read_bytes()
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        frame = _TableUnpickler(io.BytesIO(data)).load()
-        return _columns_of(frame)
+        return _SafeUnpickler(io.BytesIO(data)).load()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: missing table; restore it from the original recording") from error
+        raise DataError(f"{path}: missing; restore it from the original recording") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: truncated or unreadable table ({error}); restore it from the original recording") from error
-    except (pickle.UnpicklingError, AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"{path}: truncated or unreadable ({error}); restore it from the original recording") from error
+    except BROKEN_PICKLE as error:
+        raise DataError(f"{path}: expected a pickle of plain values, got something else ({error}); restore the original") from error
+
+
+def read_pickled_table(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Columns of a pickled pandas table; broken or foreign files and missing columns raise `DataError`."""
+    frame = read_pickle(path)
+    try:
+        columns = _columns_of(frame)
+    except BROKEN_PICKLE as error:
         raise DataError(f"{path}: expected a plain pandas table as PandaSet ships it, got something else ({error})") from error
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise DataError(f"{path}: expected column(s) {', '.join(missing)}, got {', '.join(columns)}; restore it")
+    return columns
 
 
 def _columns_of(frame: Any) -> dict[str, np.ndarray]:
