@@ -1,0 +1,219 @@
+"""Who moves or stands on the road, and where is everybody at any instant?"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scenes.boxes import CLASS_NAMES
+from scenes.geometry import wrap_angle
+from scenes.simulator.bodies import Body
+from scenes.simulator.paths import Path2D
+from scenes.simulator.roads import RoadMap, Route
+
+TICK_S = 0.1
+"""Step of the traffic simulation; between ticks everything moves straight on."""
+MIN_GAP_M = 2.0
+HEADWAY_S = 1.3
+BRAKE_MPS2 = 2.5
+
+
+@dataclass
+class Actor:
+    """One labelled object; subclasses say how it moves. `history` holds x, y, yaw at every tick from time 0."""
+
+    track_id: int
+    body: Body
+    x_m: float
+    y_m: float
+    yaw_rad: float
+    speed_mps: float = 0.0
+    history: list[tuple[float, float, float]] = field(default_factory=list)
+
+    @property
+    def class_name(self) -> str:
+        """Name of the class."""
+        return CLASS_NAMES[self.body.class_id]
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it never moves during the clip."""
+        return type(self) is Actor
+
+    def step(self, world: "Traffic", time_s: float) -> None:
+        """Moves on by one tick (standing things do not)."""
+
+    def record(self) -> None:
+        """Writes the present pose into the history."""
+        self.history.append((self.x_m, self.y_m, self.yaw_rad))
+
+    def poses_at(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """x, y, yaw (3,) and velocity (2,) in m/s at an instant from 0 on."""
+        if self.is_static or len(self.history) == 1:
+            return np.array([self.x_m, self.y_m, self.yaw_rad]), np.zeros(2)
+        left = min(max(int(time_s / TICK_S), 0), len(self.history) - 2)
+        before, after = np.array(self.history[left]), np.array(self.history[left + 1])
+        difference = after - before
+        difference[2] = wrap_angle(difference[2])
+        return before + difference * (time_s / TICK_S - left), difference[:2] / TICK_S
+
+
+@dataclass
+class Driver(Actor):
+    """A vehicle on a route: intelligent driver model (Treiber et al. 2000), stops at red, brakes for whatever stands in its way."""
+
+    route: Route | None = None
+    arc_m: float = 0.0
+    """Arc length of the box centre (of the rear axle for the ego vehicle)."""
+    lateral_m: float = 0.0
+    """Offset to the left of the route."""
+    wish_mps: float = 10.0
+    towing: "Towed | None" = None
+
+    def place(self) -> None:
+        """Sets the pose from the arc length."""
+        assert self.route is not None
+        length = self.body.size_m[0]
+        self.yaw_rad = float(self.route.path.yaw_at(self.arc_m, 0.6 * length))
+        point = self.route.path.at(self.arc_m) + self.lateral_m * np.array([-np.sin(self.yaw_rad), np.cos(self.yaw_rad)])
+        self.x_m, self.y_m = float(point[0]), float(point[1])
+        if self.towing is not None:
+            self.towing.follow(self)
+
+    def step(self, world: "Traffic", time_s: float) -> None:
+        """One tick of the driver model."""
+        assert self.route is not None
+        gap, leader_mps = world.leader(self, time_s)
+        wish = max(min(self.wish_mps, self.route.limit_mps(self.arc_m)), 0.1)
+        speed = self.speed_mps
+        dynamic_gap = MIN_GAP_M + max(0.0, speed * HEADWAY_S + speed * (speed - leader_mps) / (2 * np.sqrt(1.5 * BRAKE_MPS2)))
+        push = 1.5 * (1 - (speed / wish) ** 4 - (dynamic_gap / max(gap, 0.1)) ** 2)
+        self.speed_mps = float(max(0.0, speed + TICK_S * np.clip(push, -8.0, 1.5)))
+        if gap < 0.3:
+            self.speed_mps = 0.0
+        self.arc_m += self.speed_mps * TICK_S
+        self.place()
+
+
+@dataclass
+class Towed(Actor):
+    """A trailer: its middle follows the towing vehicle's route some metres behind."""
+
+    def follow(self, driver: Driver) -> None:
+        """Takes its place behind the towing vehicle."""
+        assert driver.route is not None
+        length = self.body.size_m[0]
+        arc = driver.arc_m - driver.body.size_m[0] / 2 - 0.6 - length / 2
+        self.yaw_rad = float(driver.route.path.yaw_at(arc, 0.7 * length))
+        point = driver.route.path.at(arc) + driver.lateral_m * np.array([-np.sin(self.yaw_rad), np.cos(self.yaw_rad)])
+        self.x_m, self.y_m, self.speed_mps = float(point[0]), float(point[1]), driver.speed_mps
+
+
+@dataclass
+class Walker(Actor):
+    """A person on foot who goes along a way, and back at its end; at a crosswalk she waits for the signal."""
+
+    way: Path2D | None = None
+    arc_m: float = 0.0
+    lateral_m: float = 0.0
+    pace_mps: float = 1.3
+    direction: int = 1
+    junction: int = -1
+    """Index of the junction whose signal rules the way; -1: none."""
+
+    def step(self, world: "Traffic", time_s: float) -> None:
+        """One tick: waits, turns or walks on."""
+        assert self.way is not None
+        waits = False
+        if self.junction >= 0:
+            off_road = self.arc_m <= 0.0 or self.arc_m >= self.way.length_m
+            waits = off_road and not world.road_map.junctions[self.junction].walk(time_s)
+            if self.arc_m <= -1.0 or self.arc_m >= self.way.length_m + 1.0:
+                self.direction = 1 if self.arc_m <= -1.0 else -1
+        elif not 0.0 < self.arc_m < self.way.length_m:
+            self.direction = 1 if self.arc_m <= 0 else -1
+        self.speed_mps = 0.0 if waits else self.pace_mps
+        self.arc_m += self.direction * self.speed_mps * TICK_S
+        self.place()
+
+    def place(self) -> None:
+        """Sets the pose from the arc length."""
+        assert self.way is not None
+        yaw = float(self.way.yaw_at(self.arc_m))
+        point = self.way.at(self.arc_m) + self.lateral_m * np.array([-np.sin(yaw), np.cos(yaw)])
+        self.x_m, self.y_m = float(point[0]), float(point[1])
+        self.yaw_rad = float(wrap_angle(yaw + (0 if self.direction > 0 else np.pi)))
+
+
+@dataclass
+class Traffic:
+    """All actors of a clip and the ego vehicle, stepped together."""
+
+    road_map: RoadMap
+    ego: Driver
+    """Its `arc_m` is the rear axle's; never labelled, never drawn."""
+    actors: list[Actor] = field(default_factory=list)
+
+    def run(self, seconds: float) -> None:
+        """Simulates from time 0 and fills every history, one tick beyond the end."""
+        everybody = [self.ego, *self.actors]
+        for actor in everybody:
+            actor.history.clear()
+            actor.record()
+        for tick in range(int(np.ceil(seconds / TICK_S)) + 2):
+            self._refresh()
+            for actor in everybody:
+                actor.step(self, tick * TICK_S)
+            for actor in everybody:
+                actor.record()
+
+    def _refresh(self) -> None:
+        """Discs (three an object, along its length) that stand for everybody in the search for leaders."""
+        rows = []
+        for number, actor in enumerate([self.ego, *self.actors]):
+            length, width, _ = actor.body.size_m
+            heading = np.array([np.cos(actor.yaw_rad), np.sin(actor.yaw_rad)])
+            middle = np.array([actor.x_m, actor.y_m]) + (1.4 * heading if actor is self.ego else 0.0)
+            reach = max(length - width, 0) / 2
+            for share in (-1, 0, 1) if reach > 0.3 else (0,):
+                rows.append((*(middle + share * reach * heading), width / 2, *(actor.speed_mps * heading), number))
+        self._discs = np.array(rows)
+
+    def leader(self, driver: Driver, time_s: float) -> tuple[float, float]:
+        """Free distance ahead (m) on the driver's route, and the speed along it of what ends it; 1e3 where all is free."""
+        assert driver.route is not None
+        length, width, _ = driver.body.size_m
+        front = driver.arc_m + (length / 2 if driver is not self.ego else length - 1.0)
+        reach = 8.0 + 2.5 * driver.speed_mps + driver.speed_mps**2 / (2 * BRAKE_MPS2)
+        gap, leader_mps = self._red_light(driver, front, time_s)
+        arcs = np.arange(front, front + reach, 1.0)
+        ahead = driver.route.path.at(arcs)
+        yaw = driver.route.path.yaw_at(arcs)
+        normal = np.stack([-np.sin(yaw), np.cos(yaw)], axis=1)
+        ahead = ahead + driver.lateral_m * normal
+        own = 0 if driver is self.ego else 1 + self.actors.index(driver)
+        towed = -1 if driver.towing is None else 1 + self.actors.index(driver.towing)
+        near = (
+            (np.abs(self._discs[:, :2] - ahead[len(ahead) // 2]).max(axis=1) < reach)
+            & (self._discs[:, 5] != own)
+            & (self._discs[:, 5] != towed)
+        )
+        discs = self._discs[near]
+        if not len(discs):
+            return gap, leader_mps
+        distance = np.linalg.norm(discs[:, None, :2] - ahead[None], axis=2)  # (discs, arcs)
+        hit = distance < discs[:, None, 2] + width / 2 + 0.35
+        first = np.where(hit.any(axis=1), np.argmax(hit, axis=1), len(arcs))
+        nearest = int(np.argmin(first))
+        if first[nearest] < len(arcs) and first[nearest] - 0.5 < gap:
+            tangent = np.array([np.cos(yaw[first[nearest]]), np.sin(yaw[first[nearest]])])
+            gap, leader_mps = float(max(first[nearest] - 0.5, 0.0)), float(max(discs[nearest, 3:5] @ tangent, 0.0))
+        return gap, leader_mps
+
+    def _red_light(self, driver: Driver, front_arc_m: float, time_s: float) -> tuple[float, float]:
+        assert driver.route is not None
+        for stop in driver.route.stops:
+            distance = stop.arc_m - front_arc_m
+            too_late = distance < driver.speed_mps**2 / (2 * 5.0) - 1.0
+            if distance > -1.0 and not too_late and not self.road_map.junctions[stop.junction].green(stop.approach, time_s):
+                return max(distance + 1.5, 0.0), 0.0
+        return 1e3, driver.speed_mps

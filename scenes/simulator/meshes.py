@@ -1,0 +1,167 @@
+"""What is a coloured triangle mesh, and how are simple solids made?"""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+
+from scenes.geometry import rotation_from_yaw
+
+
+class Texture(IntEnum):
+    """Tile of the texture atlas that multiplies a triangle's colour (painted in `textures.py`)."""
+
+    PLAIN = 0
+    PAINT = 1
+    GLASS = 2
+    BRICK = 3
+    WINDOWS = 4
+    OFFICE = 5
+    PLASTER = 6
+    LEAVES = 7
+    CORRUGATED = 8
+    CLOTH = 9
+    STRIPES = 10
+    BARK = 11
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles with their own corners (nothing is shared, so every face is flat)."""
+
+    corners: np.ndarray
+    """(T, 3, 3) float32 metres: triangle, corner, axis."""
+    color: np.ndarray
+    """(T, 3) float32 in [0, 1]."""
+    texture: np.ndarray
+    """(T,) uint8, `Texture`."""
+    glow: np.ndarray
+    """(T,) float32: light of its own (lamps); 0 for most."""
+    uv: np.ndarray
+    """(T, 3, 2) float32 metres on the surface, for the texture."""
+
+    @classmethod
+    def empty(cls) -> "Mesh":
+        """No triangles."""
+        return cls(np.zeros((0, 3, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.float32),
+                   np.zeros((0, 3, 2), np.float32))  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def moved(self, x_m: float = 0.0, y_m: float = 0.0, z_m: float = 0.0, yaw_rad: float = 0.0) -> "Mesh":
+        """The mesh turned about +z, then shifted; textures stick to it."""
+        rotation = rotation_from_yaw(yaw_rad).astype(np.float32)
+        return replace(self, corners=self.corners @ rotation.T + np.array([x_m, y_m, z_m], np.float32))
+
+    def scaled(self, factors) -> "Mesh":
+        """The mesh stretched along its axes."""
+        return replace(self, corners=self.corners * np.asarray(factors, np.float32))
+
+    def normals(self) -> np.ndarray:
+        """(T, 3) unit normals."""
+        normal = np.cross(self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0])
+        return (normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def merge(meshes: list[Mesh]) -> Mesh:
+    """All triangles of several meshes, in order."""
+    if not meshes:
+        return Mesh.empty()
+    return Mesh(*(np.concatenate([getattr(m, name) for m in meshes]) for name in ("corners", "color", "texture", "glow", "uv")))
+
+
+def mesh_of(corners: np.ndarray, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
+    """A one-coloured convex mesh of triangles (T, 3, 3), turned to face outwards; textures lie along each face's main axis."""
+    corners = np.asarray(corners, dtype=np.float32)
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    inward = ((corners.mean(axis=1) - corners.mean(axis=(0, 1))) * normal).sum(axis=1) < 0
+    corners = np.where(inward[:, None, None], corners[:, ::-1], corners)
+    axis = np.argmax(np.abs(normal) * np.array([1.0, 1.0, 1.001]), axis=1)
+    plane = np.array([[1, 2], [0, 2], [0, 1]])[axis]
+    uv = np.take_along_axis(corners, np.repeat(plane[:, None, :], 3, axis=1), axis=2)
+    count = len(corners)
+    return Mesh(corners, np.tile(np.asarray(color, np.float32), (count, 1)), np.full(count, texture, np.uint8),
+                np.full(count, glow, np.float32), uv)  # fmt: skip
+
+
+def box(x0, x1, y0, y1, z0, z1, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
+    """An axis-aligned box, twelve triangles."""
+    bottom = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    return loft([(z0, bottom), (z1, bottom)], color, texture, glow)
+
+
+def loft(sections, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
+    """The solid through horizontal sections [(z, [(x, y), ...]), ...] of equally many corners, closed at both ends."""
+    rings = [np.array([(x, y, z) for x, y in ring], dtype=np.float64) for z, ring in sections]
+    triangles = []
+    for low, high in zip(rings[:-1], rings[1:], strict=True):
+        for i in range(len(low)):
+            j = (i + 1) % len(low)
+            triangles += [(low[i], low[j], high[j]), (low[i], high[j], high[i])]
+    for ring, flip in ((rings[0], True), (rings[-1], False)):
+        for i in range(1, len(ring) - 1):
+            triangles.append((ring[0], ring[i + 1], ring[i]) if flip else (ring[0], ring[i], ring[i + 1]))
+    return mesh_of(np.array(triangles), color, texture, glow)
+
+
+def profile(points_xz, width_m: float, color, texture: Texture = Texture.PLAIN, top_width: float = 1.0) -> Mesh:
+    """A side view (P, 2) as x, z (convex, counterclockwise seen from the right), extruded across `width_m`.
+
+    `top_width` narrows it linearly towards its highest point, as cabins are.
+    """
+    points = np.asarray(points_xz, dtype=np.float64)
+    low, high = points[:, 1].min(), points[:, 1].max()
+    half = width_m / 2 * (1 + (top_width - 1) * (points[:, 1] - low) / max(high - low, 1e-6))
+    right, left = np.c_[points[:, 0], -half, points[:, 1]], np.c_[points[:, 0], half, points[:, 1]]
+    triangles = []
+    for i in range(len(points)):
+        j = (i + 1) % len(points)
+        triangles += [(right[i], left[j], right[j]), (right[i], left[i], left[j])]
+    for i in range(1, len(points) - 1):
+        triangles += [(right[0], right[i], right[i + 1]), (left[0], left[i + 1], left[i])]
+    return mesh_of(np.array(triangles), color, texture)
+
+
+def cylinder(radius_m: float, z0: float, z1: float, color, sides: int = 8, top_radius_m: float | None = None,
+             texture: Texture = Texture.PLAIN) -> Mesh:  # fmt: skip
+    """An upright cylinder, cone (`top_radius_m` near 0) or frustum at the origin."""
+    angle = np.arange(sides) * 2 * np.pi / sides
+    circle = np.c_[np.cos(angle), np.sin(angle)]
+    top = radius_m if top_radius_m is None else max(top_radius_m, 0.005)
+    return loft([(z0, circle * radius_m), (z1, circle * top)], color, texture)
+
+
+def wheel(radius_m: float, width_m: float, color=(0.06, 0.06, 0.065), sides: int = 10) -> Mesh:
+    """A wheel that rolls along x, axle along y through the origin, with a lighter hub."""
+    tyre = _laid_down(cylinder(radius_m, -width_m / 2, width_m / 2, color, sides))
+    hub = _laid_down(cylinder(0.55 * radius_m, -width_m / 2 - 0.01, width_m / 2 + 0.01, (0.45, 0.46, 0.48), 6))
+    return merge([tyre, hub])
+
+
+def _laid_down(mesh: Mesh) -> Mesh:
+    corners = mesh.corners[:, :, [0, 2, 1]][:, ::-1]
+    return replace(mesh, corners=np.ascontiguousarray(corners), uv=np.ascontiguousarray(mesh.uv[:, ::-1]))
+
+
+def ball(
+    radius_xyz, color, texture: Texture = Texture.PLAIN, sides: int = 7, rings: int = 4, rng: np.random.Generator | None = None
+) -> Mesh:
+    """An ellipsoid at the origin; with `rng` a bumpy one, as crowns of trees are."""
+    angle = np.arange(sides) * 2 * np.pi / sides
+    sections = []
+    for k in range(rings + 1):
+        latitude = -np.pi / 2 + np.pi * k / rings
+        bump = 1.0 if rng is None else rng.uniform(0.8, 1.12, sides)
+        reach = max(np.cos(latitude), 0.02) * bump
+        sections.append((radius_xyz[2] * np.sin(latitude),
+                         np.c_[radius_xyz[0] * np.cos(angle) * reach, radius_xyz[1] * np.sin(angle) * reach]))  # fmt: skip
+    return loft(sections, color, texture)
+
+
+def fitted(mesh: Mesh, length_m: float, width_m: float, height_m: float) -> Mesh:
+    """The mesh stretched so that it fills the box exactly: x in +-length/2, y in +-width/2, z from 0 to height."""
+    low, high = mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))
+    size = np.array([length_m, width_m, height_m], np.float32)
+    corners = (mesh.corners - (low + high) / 2) * (size / (high - low)) + np.array([0, 0, height_m / 2], np.float32)
+    return replace(mesh, corners=corners.astype(np.float32))

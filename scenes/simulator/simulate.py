@@ -1,0 +1,109 @@
+"""How does one clip come about, from its seed to its folder?"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from scenes.clips import ClipWriter, View, write_clip
+from scenes.geometry import NS_PER_S, Trajectory
+from scenes.layers import DEPTH_UNIT_M, LabelLayer, write_image16, write_layer_files, write_occupancy
+from scenes.rigs import Rig, default_rig
+from scenes.simulator.config import SimulationConfig
+from scenes.simulator.rays import CameraRays, camera_rays
+from scenes.simulator.renderer import Moment, Renderer
+from scenes.simulator.truth import occupancy_truth, with_visibility
+from scenes.simulator.world import World, build_world
+
+START_NS = 1_000_000_000
+"""Time stamp of a clip's first frame."""
+LEAD_S = 0.1
+"""World time of the first frame: cameras may fire a little before it."""
+OFFSET_GROUPS_S = {"front": -0.012, "left": 0.006, "right": 0.006, "rear": 0.024}
+"""Capture time minus frame time, by the first part of the camera's name: cameras of one group fire together."""
+EGO_POSE_HZ = 50
+
+
+def capture_offsets(rig: Rig, rng: np.random.Generator) -> dict[str, float]:
+    """Seconds from the frame's time to each camera's capture, within 30 ms, fixed for a clip."""
+    groups = sorted({name.split("_")[0] for name in rig.names})
+    shift = dict(zip(groups, rng.integers(-4, 5, len(groups)) / 1000, strict=True))
+    shift["right"] = shift.get("left", 0.0)
+    return {name: OFFSET_GROUPS_S.get(name.split("_")[0], 0.0) + float(shift[name.split("_")[0]]) for name in rig.names}
+
+
+def clip_name(config: SimulationConfig, clip_index: int) -> str:
+    """Folder name of a clip."""
+    return f"sim_{config.seed:05d}_{clip_index:05d}"
+
+
+def simulate_clip(path: Path, config: SimulationConfig, clip_index: int, threads: int = 1) -> None:
+    """Simulates one clip and writes it to the folder `path`, atomically; the same bytes for the same config and index.
+
+    Raises `DataError` if the folder exists or cannot be written.
+    """
+    rng = np.random.default_rng([config.seed, clip_index])
+    world = build_world(config, rng, clip_index)
+    rig = default_rig(*config.size_hw)
+    info = {
+        "dataset": "surround4d simulator",
+        "licence": "Apache-2.0",
+        "description": f"simulated {world.scenario}, {world.light.weather}",
+        "scenario": world.scenario,
+        "weather": world.light.weather,
+    }
+    with write_clip(path, path.name, rig, ego_trajectory(world, config), info) as writer:
+        _render_clip(writer, world, rig, config, rng, threads)
+
+
+def ego_trajectory(world: World, config: SimulationConfig) -> Trajectory:
+    """The ego path every 20 ms, from a little before the first frame to a little after the last."""
+    count = int((config.num_frames - 1) / config.hz * EGO_POSE_HZ) + 2 * EGO_POSE_HZ // 10 + 1
+    times_s = np.arange(count) / EGO_POSE_HZ
+    stamps = START_NS + np.round((times_s - LEAD_S) * NS_PER_S).astype(np.int64)
+    return Trajectory(stamps, np.stack([world.ego_at(float(t)) for t in times_s]))
+
+
+def _render_clip(writer: ClipWriter, world: World, rig: Rig, config: SimulationConfig, rng: np.random.Generator, threads: int) -> None:
+    cameras = [camera_rays(camera) for camera in rig.cameras]
+    offsets = capture_offsets(rig, rng)
+    renderer = Renderer(world, cameras, rng, threads)
+    settings = {key: value for key, value in asdict(config).items() if key != "replay"}
+    layer = LabelLayer(
+        "truth", lanes=world.lanes, meta={"created_by": "surround4d sim", "config": {**settings, "size_hw": list(config.size_hw)}}
+    )
+    folder = writer.layer_folder("truth")
+    for frame in range(config.num_frames):
+        time_s = LEAD_S + frame / config.hz
+        views, visible, unhidden = _render_frame(writer, renderer, cameras, offsets, frame, time_s, config.jpeg_quality, folder)
+        world_from_ego = world.ego_at(time_s)
+        writer.add_frame(stamp_ns(time_s), world_from_ego, views)
+        boxes_world, _ = world.boxes_at(time_s)
+        layer.boxes_world[frame] = with_visibility(boxes_world, visible, unhidden)
+        write_occupancy(folder, frame, occupancy_truth(world.columns, world_from_ego, boxes_world))
+    write_layer_files(folder, layer)
+
+
+def stamp_ns(time_s: float) -> int:
+    """Time stamp of a world time."""
+    return START_NS + round((time_s - LEAD_S) * NS_PER_S)
+
+
+def _render_frame(writer: ClipWriter, renderer: Renderer, cameras: list[CameraRays], offsets: dict[str, float], frame: int, time_s: float,
+                  jpeg_quality: int, folder: Path) -> tuple[list[View], dict[int, int], dict[int, int]]:  # fmt: skip
+    """Renders and writes every camera of a frame; returns the views and the pixel counts by track id."""
+    moments: dict[float, Moment] = {}
+    views, visible, unhidden = [], {}, {}
+    for rays in cameras:
+        name, at_s = rays.camera.name, time_s + offsets[rays.camera.name]
+        moment = moments.setdefault(at_s, None) or Moment(renderer, at_s)  # type: ignore[arg-type]
+        moments[at_s] = moment
+        view = renderer.render(rays, moment)
+        image = writer.write_image(name, frame, view.image_rgb, jpeg_quality)
+        views.append(View(name, stamp_ns(at_s), moment.world_from_ego, image))
+        write_image16(folder, "depth", name, frame, np.clip(np.round(view.depth_m / DEPTH_UNIT_M), 0, 65535) * (view.depth_m < 255.9))
+        write_image16(folder, "instances", name, frame, view.instance + 1)
+        for row, actor in enumerate(moment.actors):
+            visible[actor.track_id] = visible.get(actor.track_id, 0) + int(view.visible_px[row])
+            unhidden[actor.track_id] = unhidden.get(actor.track_id, 0) + int(view.unhidden_px[row])
+    return views, visible, unhidden

@@ -1,0 +1,78 @@
+"""What was really there? Boxes with visibility and voxels of one frame, exact by construction."""
+
+import numpy as np
+
+from scenes.boxes import Box3D, Boxes
+from scenes.geometry import invert_rigid, rotation_from_yaw, transform_points
+from scenes.layers import OCCUPANCY_CLASS_OFFSET, OCCUPANCY_FREE, OCCUPANCY_OTHER, OCCUPANCY_ROAD, Occupancy, VoxelGrid
+from scenes.simulator.ground import CELL_M, OCCUPANCY_CELL_M
+from scenes.simulator.world import StaticColumns
+
+SUBCELLS = 4
+"""A voxel column is looked up at SUBCELLS x SUBCELLS places."""
+SAMPLE_M = 0.4
+"""Largest distance between the points that stand for a box in the voxels."""
+
+
+def occupancy_truth(columns: StaticColumns, world_from_ego: np.ndarray, boxes_world: Boxes, grid: VoxelGrid | None = None) -> Occupancy:
+    """All voxels of a frame, none unknown.
+
+    A voxel is filled as soon as it holds a part of something: labelled boxes win over static things, these over the
+    ground. The ground fills the voxel just below z = 0, as `road` on asphalt and `other` elsewhere; deeper voxels are free.
+    """
+    grid = VoxelGrid() if grid is None else grid
+    state = np.full(grid.shape, OCCUPANCY_FREE, dtype=np.uint8)
+    _fill_static(state, grid, columns, world_from_ego)
+    flow = np.zeros((*grid.shape, 2), dtype=np.float32)
+    boxes_ego = boxes_world.transform(invert_rigid(world_from_ego))
+    for box, class_id in zip(boxes_ego.box, boxes_ego.class_id, strict=True):
+        index, inside = grid.index_of(_points_in_box(box))
+        i, j, k = index[inside].T
+        state[i, j, k] = OCCUPANCY_CLASS_OFFSET + class_id
+        flow[i, j, k] = box[Box3D.VX : Box3D.VY + 1]
+    return Occupancy(grid, state, flow)
+
+
+def _fill_static(state: np.ndarray, grid: VoxelGrid, columns: StaticColumns, world_from_ego: np.ndarray) -> None:
+    nx, ny, nz = grid.shape
+    step = np.array(grid.voxel_m[:2]) / SUBCELLS
+    x = grid.min_ego_m[0] + (np.arange(nx * SUBCELLS) + 0.5) * step[0]
+    y = grid.min_ego_m[1] + (np.arange(ny * SUBCELLS) + 0.5) * step[1]
+    points_ego = np.stack([*np.meshgrid(x, y, indexing="ij"), np.zeros((len(x), len(y)))], axis=-1)
+    points_world = transform_points(world_from_ego, points_ego)[..., :2]
+    factor = OCCUPANCY_CELL_M / CELL_M
+    cell = np.round(((points_world - columns.origin_world) / CELL_M + 0.5) / factor - 0.5).astype(np.int64)
+    rows, cols = columns.filled.shape
+    inside = (cell >= 0).all(-1) & (cell[..., 0] < cols) & (cell[..., 1] < rows)
+    cell = np.where(inside[..., None], cell, 0)
+    bits = np.where(inside, columns.filled[cell[..., 1], cell[..., 0]], 0).astype(np.uint8)
+    road = np.where(inside, columns.road[cell[..., 1], cell[..., 0]], False)
+    bits = np.bitwise_or.reduce(bits.reshape(nx, SUBCELLS, ny, SUBCELLS), axis=(1, 3))
+    road_share = road.reshape(nx, SUBCELLS, ny, SUBCELLS).mean(axis=(1, 3))
+    heights = grid.min_ego_m[2] + np.arange(nz) * grid.voxel_m[2]
+    for k, low in enumerate(heights):
+        layer = round((low + 1.0) / 0.5)
+        if 0 <= layer < 8:
+            state[:, :, k][(bits >> layer) & 1 == 1] = OCCUPANCY_OTHER
+        if low < 0 <= low + grid.voxel_m[2] + 1e-9:
+            state[:, :, k] = np.where(road_share >= 0.5, OCCUPANCY_ROAD, OCCUPANCY_OTHER)
+
+
+def _points_in_box(box: np.ndarray) -> np.ndarray:
+    """Points (P, 3) that fill a box row densely, a centimetre inside its faces."""
+    size = box[Box3D.LENGTH : Box3D.HEIGHT + 1]
+    axes = [np.linspace(-0.5, 0.5, max(2, int(np.ceil(s / SAMPLE_M)) + 1)) * max(s - 0.02, 0.0) for s in size]
+    local = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    return local @ rotation_from_yaw(box[Box3D.YAW]).T + box[:3]
+
+
+def with_visibility(boxes: Boxes, visible_px: dict[int, int], unhidden_px: dict[int, int]) -> Boxes:
+    """Boxes with their share of visible pixels and their number.
+
+    Visibility is the number of pixels of all cameras that show the object, over the number that would show it if
+    nothing else (building, tree, other object) were in the way; 0 for objects that no camera covers.
+    """
+    visible = np.array([visible_px.get(int(i), 0) for i in boxes.track_id], dtype=np.int64)
+    alone = np.array([unhidden_px.get(int(i), 0) for i in boxes.track_id], dtype=np.int64)
+    share = np.where(alone > 0, visible / np.maximum(alone, 1), 0.0)
+    return Boxes.make(boxes.box, boxes.class_id, boxes.track_id, visibility=np.clip(share, 0, 1), num_points=visible)
