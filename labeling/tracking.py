@@ -39,16 +39,16 @@ def group_evidence(evidence: Evidence, settings: GroupSettings) -> Evidence:
     return single_detections(evidence.select(mine), settings.duplicate_iou)
 
 
-def solve_group(evidence: Evidence, settings: GroupSettings) -> list[SolvedTrack]:
-    """The solved tracks of a group's evidence."""
-    chains = stitch(associate(evidence, settings), evidence, settings)
-    return [solve_track(evidence, chain, track_frames(evidence, chain, settings), settings) for chain in chains]
+def associate_group(evidence: Evidence, settings: GroupSettings) -> tuple[Evidence, list[np.ndarray]]:
+    """A group's evidence and its chains of detection indices, linked and stitched."""
+    evidence = group_evidence(evidence, settings)
+    return evidence, stitch(associate(evidence, settings), evidence, settings)
 
 
 def track_group(evidence: Evidence, in_view: InView, settings: GroupSettings) -> list[TrackLabels]:
     """The labels of one group of classes."""
-    evidence = group_evidence(evidence, settings)
-    tracks = solve_group(evidence, settings)
+    evidence, chains = associate_group(evidence, settings)
+    tracks = [solve_track(evidence, chain, track_frames(evidence, chain, settings), settings) for chain in chains]
     probability = np.array([track_probability(track, evidence, settings) for track in tracks])
     kept = [kept_frames(track, evidence, in_view, settings) for track in tracks]
     kept = without_duplicates(tracks, probability, kept, settings.duplicate_iou)

@@ -1,0 +1,179 @@
+"""How do published KITTI tracks compare with ours? Reads the tracking layout (detections, calib, poses), writes result files per class.
+
+KITTI boxes lie in the camera frame (x right, y down, z forward), their y is the bottom's, `ry` turns about y. The "ego" frame here is the
+camera's place with our axes (x forward, y left, z up). Time stamps are not part of the layout: frames are 0.1 s apart.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from labeling.evidence import Evidence, InView
+from labeling.kitti_settings import KittiClass
+from labeling.scale import estimated_pose_scale, scaled_poses
+from labeling.settings import TrackingSettings
+from labeling.tracking import TrackLabels, track_clip
+from scenes.atomic import atomic_file
+from scenes.boxes import CLASS_NAMES, Box3D, transform_boxes
+from scenes.errors import DataError
+from scenes.geometry import NS_PER_S, invert_rigid, rigid_from_parts, transform_points, wrap_angle
+from scenes.rigs import CAM_AXES_IN_EGO
+
+FRAME_NS = NS_PER_S // 10
+IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX = 1242, 375
+DETECTION_COLUMNS = 15
+
+
+@dataclass(frozen=True)
+class KittiSequence:
+    """One sequence of the layout."""
+
+    name: str
+    world_from_ego: np.ndarray
+    """(T, 4, 4) visual poses in our axes."""
+    img_from_cam: np.ndarray
+    """(3, 4) projection matrix P2."""
+
+
+def read_matrix_rows(path: Path, num_columns: int, separator: str | None = None) -> np.ndarray:
+    """(R, C) numbers of a text file; a wrong row is named."""
+    if not path.is_file():
+        raise DataError(f"{path}: missing; is this the KITTI tracking layout (detections, calib, orbslam3)?")
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values = [float(value) for value in line.split(separator)]
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: expected numbers, got {line[:60]!r}; restore the file") from error
+        if len(values) != num_columns or not np.isfinite(values).all():
+            raise DataError(f"{path}, line {number}: expected {num_columns} finite numbers, got {len(values)}; restore the file")
+        rows.append(values)
+    return np.array(rows, dtype=np.float64).reshape(-1, num_columns)
+
+
+def read_sequence(root: Path, name: str) -> KittiSequence:
+    """Poses and calibration of one sequence."""
+    poses = read_matrix_rows(root / "orbslam3" / f"{name}.txt", 12).reshape(-1, 3, 4)
+    ego_from_cam = rigid_from_parts(CAM_AXES_IN_EGO, np.zeros(3))
+    world_from_cam = rigid_from_parts(poses[:, :, :3], poses[:, :, 3])
+    world_from_ego = ego_from_cam @ world_from_cam @ invert_rigid(ego_from_cam)  # frame names: the world gets our axes, too
+    return KittiSequence(name, world_from_ego, _read_projection(root / "calib" / f"{name}.txt"))
+
+
+def _read_projection(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"{path}: missing; is this the KITTI tracking layout (detections, calib, orbslam3)?")
+    for line in path.read_text().splitlines():
+        key, *values = line.replace(":", " ").split()
+        if key == "P2" and len(values) == 12:
+            return np.array(values, dtype=np.float64).reshape(3, 4)
+    raise DataError(f"{path}: expected a row P2 with 12 numbers, got none; restore the file")
+
+
+def ego_boxes_from_kitti(rows: np.ndarray) -> np.ndarray:
+    """(D, 9) boxes in our camera-placed ego frame of KITTI rows (D, 7): h, w, l, x, y, z, ry. Velocities are unknown (NaN)."""
+    height, width, length, x, y, z, ry = rows.T
+    box = np.full((len(rows), 9), np.nan)
+    box[:, :3] = np.stack([z, -x, height / 2 - y], axis=-1)
+    box[:, Box3D.LENGTH : Box3D.HEIGHT + 1] = np.stack([length, width, height], axis=-1)
+    box[:, Box3D.YAW] = wrap_angle(-ry - np.pi / 2)
+    return box
+
+
+def kitti_from_ego_boxes(box_ego: np.ndarray) -> np.ndarray:
+    """(D, 7) h, w, l, x, y, z, ry: the inverse of `ego_boxes_from_kitti`."""
+    x, y, z, length, width, height, yaw = box_ego[:, :7].T
+    return np.stack([height, width, length, -y, height / 2 - z, x, np.asarray(wrap_angle(-yaw - np.pi / 2)).reshape(-1)], axis=-1)
+
+
+def read_evidence(root: Path, sequence: KittiSequence, kind: KittiClass, pose_scale: float = 1.0) -> Evidence:
+    """A class's detections of a sequence, in the world of its (scaled) poses; raw scores become probabilities."""
+    path = root / "detections" / kind.name / f"{sequence.name}.txt"
+    rows = read_matrix_rows(path, DETECTION_COLUMNS, ",")
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    frame = rows[:, 0].astype(np.int64)
+    if len(frame) and (frame[0] < 0 or frame[-1] >= len(sequence.world_from_ego)):
+        raise DataError(
+            f"{path}: expected frames 0 to {len(sequence.world_from_ego) - 1} as in the poses, got {frame[0]} to {frame[-1]}; "
+            "take detections and poses of the same sequence"
+        )
+    world_from_ego = scaled_poses(sequence.world_from_ego, pose_scale)
+    box_ego = ego_boxes_from_kitti(rows[:, 7:14])
+    box_world = box_ego.copy()
+    for index in np.unique(frame):
+        at = frame == index
+        box_world[at] = transform_boxes(world_from_ego[index], box_ego[at])
+    score = 1 / (1 + np.exp(-(kind.score_bias + kind.score_slope * rows[:, 6])))
+    stamps = np.arange(len(world_from_ego), dtype=np.int64) * FRAME_NS
+    return Evidence(stamps, world_from_ego, frame, box_world, np.full(len(rows), CLASS_NAMES.index(kind.class_name)), score)
+
+
+def projected_rectangle(img_from_cam: np.ndarray, box_ego: np.ndarray) -> np.ndarray:
+    """(D, 4) x1, y1, x2, y2 in pixels, inside the image: the rectangle around each box's visible corners."""
+    from scenes.boxes import box_corners
+
+    corners_cam = box_corners(box_ego) @ CAM_AXES_IN_EGO
+    corners_cam[..., 2] = np.maximum(corners_cam[..., 2], 0.1)
+    pixels = corners_cam @ img_from_cam[:, :3].T + img_from_cam[:, 3]
+    pixels = pixels[..., :2] / pixels[..., 2:]
+    low = np.clip(pixels.min(axis=1), 0, [IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX])
+    high = np.clip(pixels.max(axis=1), 0, [IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX])
+    return np.concatenate([low, high], axis=1)
+
+
+def camera_in_view(sequence: KittiSequence, world_from_ego: np.ndarray) -> InView:
+    """Whether a point lies in the left colour camera's picture."""
+
+    def in_view(frame_index: int, points_world: np.ndarray) -> np.ndarray:
+        points_ego = transform_points(invert_rigid(world_from_ego[frame_index]), points_world)
+        points_cam = points_ego @ CAM_AXES_IN_EGO
+        pixels = points_cam @ sequence.img_from_cam[:, :3].T + sequence.img_from_cam[:, 3]
+        u = pixels[:, 0] / np.maximum(pixels[:, 2], 0.1)
+        return (points_cam[:, 2] > 1.0) & (u > 0) & (u < IMAGE_WIDTH_PX)
+
+    return in_view
+
+
+def label_sequence(root: Path, name: str, kinds: tuple[KittiClass, ...]) -> tuple[dict[str, list[TrackLabels]], KittiSequence]:
+    """Tracks of each class of one sequence; the poses' scale is estimated first from what stands still."""
+    sequence = read_sequence(root, name)
+    scale = estimated_pose_scale([read_evidence(root, sequence, kind) for kind in kinds], [kind.settings for kind in kinds])
+    sequence = replace(sequence, world_from_ego=scaled_poses(sequence.world_from_ego, scale))
+    in_view = camera_in_view(sequence, sequence.world_from_ego)
+    tracks = {}
+    for kind in kinds:
+        evidence = read_evidence(root, sequence, kind)
+        tracks[kind.name] = track_clip(evidence, in_view, TrackingSettings((kind.settings,)))
+    return tracks, sequence
+
+
+def result_lines(sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLabels]) -> list[str]:
+    """KITTI result rows of a class's tracks, sorted by frame; every box carries its track's probability as score."""
+    lines: list[tuple[int, int, str]] = []
+    for track_id, track in enumerate(tracks):
+        ego_from_world = invert_rigid(sequence.world_from_ego[track.frames])
+        box_ego = np.concatenate([transform_boxes(e, b[None]) for e, b in zip(ego_from_world, track.box_world, strict=True)])
+        rows, rectangle = kitti_from_ego_boxes(box_ego), projected_rectangle(sequence.img_from_cam, box_ego)
+        alpha = wrap_angle(rows[:, 6] - np.arctan2(rows[:, 3], rows[:, 5]))
+        for k, frame in enumerate(track.frames.tolist()):
+            numbers = " ".join(f"{value:.4f}" for value in (np.atleast_1d(alpha)[k], *rectangle[k], *rows[k], track.probability))
+            lines.append((frame, track_id, f"{frame} {track_id} {kind.name} 0 0 {numbers}"))
+    return [text for _, _, text in sorted(lines)]
+
+
+def sequence_names(root: Path) -> list[str]:
+    """Sequences that have poses, sorted; none at all is refused."""
+    names = sorted(path.stem for path in (root / "orbslam3").glob("*.txt"))
+    if not names:
+        raise DataError(f"{root}: expected the KITTI tracking layout with orbslam3/*.txt, got no poses; check the path")
+    return names
+
+
+def write_results(out: Path, sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLabels]) -> None:
+    """`out/<class>/<sequence>.txt`, atomically."""
+    lines = result_lines(sequence, kind, tracks)
+    with atomic_file(out / kind.name / f"{sequence.name}.txt") as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines))

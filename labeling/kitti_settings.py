@@ -1,0 +1,77 @@
+"""With which numbers are KITTI's cars, pedestrians and cyclists tracked from lidar detections at 10 Hz?"""
+
+from dataclasses import dataclass
+
+from labeling.settings import (
+    CompletionSettings,
+    ConfidenceSettings,
+    GroupSettings,
+    LinkSettings,
+    MotionSettings,
+    NoiseSettings,
+)
+
+
+@dataclass(frozen=True)
+class KittiClass:
+    """One class of the KITTI tracking benchmark and how PointRCNN's raw scores become probabilities."""
+
+    name: str
+    """As in KITTI's files."""
+    class_name: str
+    """Ours."""
+    score_bias: float
+    score_slope: float
+    """Probability = logistic(bias + slope * raw score)."""
+    settings: GroupSettings
+
+
+LIDAR_NOISE = NoiseSettings(
+    radial_m=0.15, radial_per_m=0.004, lateral_m=0.12, lateral_per_m=0.003, height_m=0.12, yaw_rad=0.15, weak_factor=2.0
+)
+
+
+def kitti_car() -> KittiClass:
+    """Cars."""
+    motion = MotionSettings(
+        speed_mps=9.0, side_speed_mps=1.5, acceleration_mps2=4.0, smooth_acceleration_mps2=1.5, smooth_jerk_mps3=3.0, static_drift_mps=0.05
+    )
+    link = LinkSettings(high_score=0.5, low_score=0.02, birth_score=0.1, gate_m=4.0, coast_s=2.0, coast_std_m=2.5, stitch_s=5.0)
+    group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0), ConfidenceSettings(), duplicate_iou=0.15)
+    return KittiClass("Car", "car", 0.0, 1.0, group)
+
+
+def kitti_pedestrian() -> KittiClass:
+    """Pedestrians."""
+    motion = MotionSettings(
+        speed_mps=1.2,
+        side_speed_mps=1.2,
+        acceleration_mps2=1.0,
+        smooth_acceleration_mps2=0.6,
+        smooth_jerk_mps3=1.5,
+        static_spread_m=0.4,
+        static_speed_mps=0.2,
+        static_drift_mps=0.05,
+        heading_speed_mps=0.5,
+        heading_slip_mps=0.3,
+    )
+    link = LinkSettings(high_score=0.5, low_score=0.02, birth_score=0.1, gate_m=1.5, coast_s=1.5, coast_std_m=1.2, stitch_s=3.0, yaw_weight=0.0)
+    group = GroupSettings(
+        ("pedestrian",), LIDAR_NOISE, motion, link, CompletionSettings(0.3, 3.0), ConfidenceSettings(), duplicate_iou=0.15
+    )
+    return KittiClass("Pedestrian", "pedestrian", 0.0, 1.0, group)
+
+
+def kitti_cyclist() -> KittiClass:
+    """Cyclists."""
+    motion = MotionSettings(
+        speed_mps=5.0, side_speed_mps=1.0, acceleration_mps2=2.0, smooth_acceleration_mps2=0.8, smooth_jerk_mps3=2.0, static_drift_mps=0.05
+    )
+    link = LinkSettings(high_score=0.5, low_score=0.02, birth_score=0.1, gate_m=3.0, coast_s=2.0, coast_std_m=1.5, stitch_s=4.0)
+    group = GroupSettings(("bicycle",), LIDAR_NOISE, motion, link, CompletionSettings(0.3, 4.0), ConfidenceSettings(), duplicate_iou=0.15)
+    return KittiClass("Cyclist", "bicycle", 0.0, 1.0, group)
+
+
+def kitti_classes() -> tuple[KittiClass, ...]:
+    """The three classes of the published tables."""
+    return (kitti_car(), kitti_pedestrian(), kitti_cyclist())
