@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from scenes.errors import DataError, SurroundError
-from scenes.readers import pandaset
+from scenes.readers import argoverse2, nuscenes, nuscenes_mmdet3d, pandaset
+from scenes.readers.nuscenes_tables import find_version
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def import_dataset(
     /,
     version: str = "",
     link: bool = False,
+    sweeps: bool = False,
     workers: Annotated[int, tyro.conf.arg(aliases=["-j"])] = 1,
 ) -> int:
     """Brings recordings in: each becomes one clip folder below the target. Finished clips are kept, so a stopped job goes on.
@@ -53,11 +56,12 @@ def import_dataset(
         target: The folder that receives the clips.
         version: nuScenes only: the table folder, such as v1.0-mini; needed where there are several.
         link: Link pictures instead of copying them; the source must then stay where it is.
+        sweeps: nuScenes only: the pictures between keyframes become frames too (12 Hz, labels at keyframes only).
         workers: How many recordings are read at the same time.
     """
     if not source.is_dir():
         raise DataError(f"{source}: expected the folder of the recordings, got nothing there; check the path")
-    jobs = list_jobs(dataset, source, version, link)
+    jobs = list_jobs(dataset, source, version, link, sweeps)
     todo = [job for job in jobs if not (target / job.name / "clip.json").is_file()]
     console = Console()
     if len(todo) < len(jobs):
@@ -70,15 +74,24 @@ def import_dataset(
     return 2 if failed else 0
 
 
-def list_jobs(dataset: str, source: Path, version: str, link: bool) -> list[ImportJob]:
+def list_jobs(dataset: str, source: Path, version: str = "", link: bool = False, sweeps: bool = False) -> list[ImportJob]:
     """One job a recording found at or below `source`; none at all is refused with `DataError`."""
     if dataset == "pandaset":
         jobs = [ImportJob(f"pandaset_{p.resolve().name}", pandaset.import_sequence, (p,), link) for p in pandaset.find_sequences(source)]
+    elif dataset == "av2":
+        jobs = [ImportJob(f"av2_{p.resolve().name}", argoverse2.import_log, (p,), link) for p in argoverse2.find_logs(source)]
+    elif samples := nuscenes_mmdet3d.find_samples(source):
+        jobs = [ImportJob(f"nuscenes_{p.stem}", nuscenes_mmdet3d.import_sample, (p,), link) for p in samples]
     else:
-        raise DataError(f"{source}: the reader of {dataset} is being written; only pandaset works today")
+        jobs = _scene_jobs(find_version(source, version), link, sweeps)
     if not jobs:
         raise DataError(f"{source}: expected {dataset} recordings there or one folder below, got none; check the path")
     return jobs
+
+
+def _scene_jobs(folder: Path, link: bool, sweeps: bool) -> list[ImportJob]:
+    names = nuscenes.open_tables(folder).scene_names()
+    return [ImportJob(f"nuscenes_{name}", partial(nuscenes.import_scene, sweeps=sweeps), (folder, name), link) for name in names]
 
 
 def run_jobs(jobs: list[ImportJob], target: Path, workers: int, console: Console):
