@@ -253,7 +253,7 @@ class Renderer:
         aside = rays.origin_ego[1] + distance * picture[:, 1]
         beam = np.exp(-((aside / (0.28 * np.abs(ahead) + 1.6)) ** 2)) * (ahead > 0) / (1 + (ahead / 22) ** 2)
         high = rays.origin_ego[2] + distance * picture[:, 2]
-        beam = beam * np.exp(-(np.maximum(high - 0.4 - 0.01 * ahead, 0) ** 2) / 2) * light.lamps * 0.45
+        beam = beam * np.exp(-(np.maximum(high - 0.4 - 0.01 * ahead, 0) ** 2) / 2) * light.lamps * 0.75
         shape = (rays.camera.height_px, rays.camera.width_px, 2)
         texture = self.world.ground
         cells = (points_world - texture.origin_world.astype(np.float32)) / np.float32(CELL_M * 8)

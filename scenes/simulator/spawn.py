@@ -30,11 +30,11 @@ class Density:
 
 
 DENSITIES = {
-    "highway": Density((24, 40), 0.03, (0, 0), (0, 0), (1, 4), (0, 2), 0.3),
-    "city": Density((14, 24), 0.6, (8, 22), (1, 5), (2, 6), (0, 2), 0.16),
-    "intersection": Density((20, 32), 0.5, (8, 18), (3, 8), (2, 6), (0, 2), 0.18),
-    "parking": Density((3, 7), 0.68, (6, 14), (0, 0), (0, 2), (0, 1), 0.02),
-    "crossing": Density((10, 18), 0.5, (14, 28), (12, 26), (3, 8), (0, 1), 0.12),
+    "highway": Density((22, 36), 0.05, (0, 0), (0, 0), (1, 4), (1, 3), 0.3),
+    "city": Density((14, 24), 0.6, (8, 22), (1, 5), (2, 6), (1, 3), 0.18),
+    "intersection": Density((20, 32), 0.5, (8, 18), (3, 8), (2, 6), (1, 3), 0.2),
+    "parking": Density((3, 7), 0.68, (6, 14), (0, 0), (0, 2), (0, 1), 0.04),
+    "crossing": Density((10, 18), 0.5, (14, 28), (12, 26), (3, 8), (0, 2), 0.14),
 }
 
 
@@ -108,8 +108,9 @@ class Spawner:
         """Vehicles on the routes; straight ones more often than turns."""
         routes = self.road_map.routes
         weights = np.array([3.0 if route.turn == "straight" else 1.0 for route in routes])
-        for _ in range(int(self.rng.integers(*self.density.moving, endpoint=True)) * 4):
-            if len(self.actors) >= self.density.moving[1]:
+        wanted = int(self.rng.integers(*self.density.moving, endpoint=True))
+        for _ in range(4 * wanted):
+            if len(self.actors) >= wanted:
                 break
             route = routes[int(self.rng.choice(len(routes), p=weights / weights.sum()))]
             body = self._body(self.density.large)
@@ -117,7 +118,7 @@ class Spawner:
             if body.class_id == 1 and self.rng.random() < 0.35 and self.scenario != "parking":
                 trailer = make_body("trailer", self.rng)
             lateral = float(self.rng.normal(0, 0.2))
-            self.add_driver(route, float(self.rng.uniform(0, route.path.length_m)), body, lateral,
+            self.add_driver(route, self._arc_near(route.path, 75.0), body, lateral,
                             route.speed_mps * float(self.rng.uniform(0.75, 1.15)), trailer)  # fmt: skip
 
     def cyclists(self) -> None:
@@ -127,7 +128,7 @@ class Spawner:
             name = "bicycle" if self.scenario != "highway" and self.rng.random() < 0.7 else "motorcycle"
             wish = float(self.rng.uniform(3, 6)) if name == "bicycle" else route.speed_mps
             for _ in range(6):
-                arc = float(self.rng.uniform(0, route.path.length_m))
+                arc = self._arc_near(route.path, 70.0)
                 if self.add_driver(route, arc, make_body(name, self.rng), -route.half_room_m + 0.8, wish):
                     break
 
@@ -204,14 +205,15 @@ class Spawner:
 
     def work_zones(self) -> None:
         """Cones, barriers and a machine on the kerb strip."""
-        for _ in range(int(self.rng.integers(*self.density.work_zones, endpoint=True))):
+        wanted = int(self.rng.integers(*self.density.work_zones, endpoint=True))
+        for _ in range(4 * wanted):
             street = self.road_map.streets[int(self.rng.integers(len(self.road_map.streets)))]
             side = int(self.rng.choice([-1, 1]))
             line = street.middle.offset(side * (street.half_width_m - max(street.kerb_m, 0.6) / 2))
             arc = self._arc_near(line)
-            if any(np.linalg.norm(line.at(arc) - j.center_world) < j.half_m + 16 for j in self.road_map.junctions):
-                continue
-            self._work_zone(line, arc, side, street.kerb_m)
+            if wanted and all(np.linalg.norm(line.at(arc) - j.center_world) > j.half_m + 14 for j in self.road_map.junctions):
+                self._work_zone(line, arc, side, street.kerb_m)
+                wanted -= 1
 
     def _work_zone(self, line: Path2D, arc_m: float, side: int, kerb_m: float) -> None:
         yaw = float(line.yaw_at(arc_m))
@@ -234,12 +236,12 @@ class Spawner:
     def _some_near(self, way: Path2D) -> bool:
         return any(self.near(point) for point in way.points_world[::10])
 
-    def _arc_near(self, way: Path2D) -> float:
-        for _ in range(20):
-            arc = float(self.rng.uniform(0, way.length_m))
-            if self.near(way.at(arc), 55.0):
-                return arc
-        return float(self.rng.uniform(0, way.length_m))
+    def _arc_near(self, way: Path2D, reach_m: float = 55.0) -> float:
+        """A random arc length whose point comes near the ego vehicle's drive, if any does."""
+        arcs = np.arange(0.0, way.length_m, 5.0)
+        near = [arc for arc in arcs if self.near(way.at(arc), reach_m)]
+        start = float(near[int(self.rng.integers(len(near)))]) if near else float(self.rng.uniform(0, way.length_m))
+        return min(start + float(self.rng.uniform(0, 5)), way.length_m)
 
 
 def spawn_traffic(scenario: str, road_map: RoadMap, rng: np.random.Generator, seconds: float) -> Traffic:

@@ -34,34 +34,45 @@ class Light:
     """Standard deviation of the pixel noise at mid grey."""
 
 
-BASES = {
-    "day": dict(height=(0.5, 1.2), sun=(0.78, 0.74, 0.66), ambient=(0.46, 0.5, 0.56), zenith=(0.35, 0.55, 0.85), horizon=(0.78, 0.85, 0.93)),
-    "dusk": dict(height=(0.12, 0.3), sun=(0.62, 0.38, 0.2), ambient=(0.33, 0.31, 0.36), zenith=(0.25, 0.3, 0.5), horizon=(0.85, 0.55, 0.38)),
-    "night": dict(height=(0.7, 1.2), sun=(0.03, 0.035, 0.05), ambient=(0.085, 0.09, 0.115), zenith=(0.015, 0.02, 0.04), horizon=(0.07, 0.065, 0.08)),
-    "rain": dict(height=(0.7, 1.2), sun=(0.08, 0.08, 0.08), ambient=(0.5, 0.52, 0.55), zenith=(0.45, 0.48, 0.52), horizon=(0.62, 0.64, 0.67)),
-    "fog": dict(height=(0.7, 1.2), sun=(0.06, 0.06, 0.06), ambient=(0.6, 0.61, 0.62), zenith=(0.68, 0.69, 0.71), horizon=(0.72, 0.73, 0.74)),
-}  # fmt: skip
-HAZE = {"day": (0.0004, 0.0015), "dusk": (0.0008, 0.0025), "night": (0.001, 0.003), "rain": (0.004, 0.009), "fog": (0.014, 0.035)}
-LAMPS = {"day": 0.0, "dusk": 0.55, "night": 1.0, "rain": 0.3, "fog": 0.35}
+@dataclass(frozen=True)
+class LightRange:
+    """Where a weather's light lies before it is varied."""
+
+    sun_height_rad: tuple[float, float]
+    sun_rgb: tuple[float, float, float]
+    ambient_rgb: tuple[float, float, float]
+    zenith_rgb: tuple[float, float, float]
+    horizon_rgb: tuple[float, float, float]
+    haze_per_m: tuple[float, float]
+    lamps: float
+
+
+LIGHT_RANGES = {
+    "day": LightRange((0.5, 1.2), (0.85, 0.8, 0.72), (0.52, 0.56, 0.62), (0.35, 0.55, 0.85), (0.78, 0.85, 0.93), (0.0004, 0.0015), 0.0),
+    "dusk": LightRange((0.12, 0.3), (0.66, 0.42, 0.24), (0.36, 0.34, 0.39), (0.25, 0.3, 0.5), (0.85, 0.55, 0.38), (0.0008, 0.0025), 0.55),
+    "night": LightRange((0.7, 1.2), (0.04, 0.045, 0.06), (0.15, 0.155, 0.19), (0.02, 0.025, 0.05), (0.09, 0.085, 0.1), (0.001, 0.003), 1.0),
+    "rain": LightRange((0.7, 1.2), (0.1, 0.1, 0.1), (0.54, 0.56, 0.59), (0.45, 0.48, 0.52), (0.62, 0.64, 0.67), (0.004, 0.009), 0.3),
+    "fog": LightRange((0.7, 1.2), (0.08, 0.08, 0.08), (0.62, 0.63, 0.64), (0.68, 0.69, 0.71), (0.72, 0.73, 0.74), (0.014, 0.035), 0.35),
+}
 
 
 def make_light(weather: str, rng: np.random.Generator) -> Light:
     """A random light of a weather."""
-    base = BASES[weather]
-    height, azimuth = rng.uniform(*base["height"]), rng.uniform(-np.pi, np.pi)
+    base = LIGHT_RANGES[weather]
+    height, azimuth = rng.uniform(*base.sun_height_rad), rng.uniform(-np.pi, np.pi)
     tint = rng.uniform(0.92, 1.08, 3)
     return Light(
         weather=weather,
         sun_direction=np.array([np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height)]),
-        sun_rgb=np.array(base["sun"]) * rng.uniform(0.75, 1.1) * (0.35 if weather == "day" and rng.random() < 0.25 else 1.0),
-        ambient_rgb=np.array(base["ambient"]) * rng.uniform(0.85, 1.15) * tint,
-        zenith_rgb=np.array(base["zenith"]) * tint,
-        horizon_rgb=np.array(base["horizon"]) * tint,
-        haze_per_m=float(rng.uniform(*HAZE[weather])),
-        lamps=LAMPS[weather],
+        sun_rgb=np.array(base.sun_rgb) * rng.uniform(0.75, 1.1) * (0.35 if weather == "day" and rng.random() < 0.25 else 1.0),
+        ambient_rgb=np.array(base.ambient_rgb) * rng.uniform(0.85, 1.15) * tint,
+        zenith_rgb=np.array(base.zenith_rgb) * tint,
+        horizon_rgb=np.array(base.horizon_rgb) * tint,
+        haze_per_m=float(rng.uniform(*base.haze_per_m)),
+        lamps=base.lamps,
         clouds=float(rng.uniform(0, 1)),
         wet=1.0 if weather == "rain" else 0.0,
-        exposure=float(rng.uniform(0.85, 1.15)),
+        exposure=float(rng.uniform(0.88, 1.2)),
         noise=float(rng.uniform(0.008, 0.02) * (1.8 if weather == "night" else 1.0)),
     )
 

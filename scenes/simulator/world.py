@@ -137,7 +137,7 @@ def _lamp_light(raster: GroundRaster, light: Light, scenery: Scenery) -> np.ndar
         top, left = max(reach - row, 0), max(reach - column, 0)
         if part.size:
             piece = np.clip(pool[top : top + part.shape[0], left : left + part.shape[1]], 0, 1)
-            part += piece[:, :, None].astype(np.float32) * np.array([0.62, 0.52, 0.36], np.float32) * light.lamps
+            part += piece[:, :, None].astype(np.float32) * np.array([1.0, 0.84, 0.6], np.float32) * light.lamps
     return brightness
 
 
