@@ -93,7 +93,7 @@ def project(points_ego: Float[Tensor, "B P 3"], lenses: Lenses, velocity_BP2: Te
     u, v = fx * xd + cx, fy * yd + cy
 
     width, height = lenses.size_wh
-    ok = torch.where(fisheye, distance2 > MIN_DEPTH_M**2, in_front)
+    ok = (fisheye & (distance2 > MIN_DEPTH_M**2)) | (~fisheye & in_front)  # onnxruntime has no Where for booleans
     inside = (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
     visible = ok & inside & (angle <= lenses.max_angle_BN[..., None] + 1e-6) & (lenses.alive_BN[..., None] > 0.5)
     return Projection(u, v, visible, torch.sqrt(distance2 + 1e-12))
