@@ -144,7 +144,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def nano() -> ModelConfig:
     """Under 3 M parameters, eight pictures of 96x256: trains on a laptop's processor."""
-    return ModelConfig(backbone=BackboneConfig(dropped_blocks=2), bev=BevConfig(encoder_channels=80))
+    return ModelConfig(backbone=BackboneConfig(frozen_stages=2, dropped_blocks=2), bev=BevConfig(encoder_channels=80))
 
 
 def edge() -> ModelConfig:

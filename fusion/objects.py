@@ -73,7 +73,7 @@ class QuerySource(nn.Module):
 
         logits = at(heat)
         embedding = self.from_bev(at(bev)) + self.from_heat(logits.sigmoid()) + self.kind.weight[0]
-        reference = self.references_XY3.flatten(0, 1)[cell]
+        reference = functional.embedding(cell, self.references_XY3.flatten(0, 1))
         return Queries(embedding, reference, at(dense_code.detach()), logits, torch.ones_like(logits[..., 0]))
 
     def from_memory(self, embedding: Tensor, box: Tensor, score: Tensor, motion_B5: Tensor) -> Queries:
@@ -98,7 +98,7 @@ class QuerySource(nn.Module):
         """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id."""
         offset = new.box()[:, :, None, :2] - remembered.box()[:, None, :, :2]
         distance = torch.sqrt((offset * offset).sum(-1) + 1e-6)
-        radius = self.radius_K[new.logits_BQK.argmax(-1)][..., None]
+        radius = functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])
         taken = (distance < radius) & (memory_score[:, None] > self.config.query.suppression_score)
         logits = new.logits_BQK - SUPPRESSION_LOGIT * taken.any(-1, keepdim=True).float()
         return Queries(new.embedding_BQC, new.reference_BQ3, new.code_BQR, logits, new.valid_BQ)
