@@ -1,5 +1,6 @@
 """Who moves or stands on the road, and where is everybody at any instant?"""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ TICK_S = 0.1
 MIN_GAP_M = 2.0
 HEADWAY_S = 1.3
 BRAKE_MPS2 = 2.5
+EGO_CENTER_AHEAD_M = 1.4
+"""From the rear axle (ego origin) to the middle of the ego vehicle."""
 
 
 @dataclass
@@ -72,10 +75,7 @@ class Driver(Actor):
     def place(self) -> None:
         """Sets the pose from the arc length."""
         assert self.route is not None
-        length = self.body.size_m[0]
-        self.yaw_rad = float(self.route.path.yaw_at(self.arc_m, 0.6 * length))
-        point = self.route.path.at(self.arc_m) + self.lateral_m * np.array([-np.sin(self.yaw_rad), np.cos(self.yaw_rad)])
-        self.x_m, self.y_m = float(point[0]), float(point[1])
+        self.x_m, self.y_m, self.yaw_rad = self.route.path.pose_at(self.arc_m, 0.6 * self.body.size_m[0], self.lateral_m)
         if self.towing is not None:
             self.towing.follow(self)
 
@@ -103,9 +103,8 @@ class Towed(Actor):
         assert driver.route is not None
         length = self.body.size_m[0]
         arc = driver.arc_m - driver.body.size_m[0] / 2 - 0.6 - length / 2
-        self.yaw_rad = float(driver.route.path.yaw_at(arc, 0.7 * length))
-        point = driver.route.path.at(arc) + driver.lateral_m * np.array([-np.sin(self.yaw_rad), np.cos(self.yaw_rad)])
-        self.x_m, self.y_m, self.speed_mps = float(point[0]), float(point[1]), driver.speed_mps
+        self.x_m, self.y_m, self.yaw_rad = driver.route.path.pose_at(arc, 0.7 * length, driver.lateral_m)
+        self.speed_mps = driver.speed_mps
 
 
 @dataclass
@@ -138,9 +137,7 @@ class Walker(Actor):
     def place(self) -> None:
         """Sets the pose from the arc length."""
         assert self.way is not None
-        yaw = float(self.way.yaw_at(self.arc_m))
-        point = self.way.at(self.arc_m) + self.lateral_m * np.array([-np.sin(yaw), np.cos(yaw)])
-        self.x_m, self.y_m = float(point[0]), float(point[1])
+        self.x_m, self.y_m, yaw = self.way.pose_at(self.arc_m, left_m=self.lateral_m)
         self.yaw_rad = float(wrap_angle(yaw + (0 if self.direction > 0 else np.pi)))
 
 
@@ -171,43 +168,48 @@ class Traffic:
         rows = []
         for number, actor in enumerate([self.ego, *self.actors]):
             length, width, _ = actor.body.size_m
-            heading = np.array([np.cos(actor.yaw_rad), np.sin(actor.yaw_rad)])
-            middle = np.array([actor.x_m, actor.y_m]) + (1.4 * heading if actor is self.ego else 0.0)
+            cos, sin, speed = math.cos(actor.yaw_rad), math.sin(actor.yaw_rad), actor.speed_mps
+            ahead = EGO_CENTER_AHEAD_M if actor is self.ego else 0.0
             reach = max(length - width, 0) / 2
             for share in (-1, 0, 1) if reach > 0.3 else (0,):
-                rows.append((*(middle + share * reach * heading), width / 2, *(actor.speed_mps * heading), number))
+                along = ahead + share * reach
+                rows.append((actor.x_m + along * cos, actor.y_m + along * sin, width / 2, speed * cos, speed * sin, number))
         self._discs = np.array(rows)
+        self._numbers = {id(actor): number for number, actor in enumerate([self.ego, *self.actors])}
 
     def leader(self, driver: Driver, time_s: float) -> tuple[float, float]:
         """Free distance ahead (m) on the driver's route, and the speed along it of what ends it; 1e3 where all is free."""
         assert driver.route is not None
         length, width, _ = driver.body.size_m
-        front = driver.arc_m + (length / 2 if driver is not self.ego else length - 1.0)
+        front = driver.arc_m + (length / 2 if driver is not self.ego else EGO_CENTER_AHEAD_M + length / 2)
         reach = 8.0 + 2.5 * driver.speed_mps + driver.speed_mps**2 / (2 * BRAKE_MPS2)
         gap, leader_mps = self._red_light(driver, front, time_s)
-        arcs = np.arange(front, front + reach, 1.0)
-        ahead = driver.route.path.at(arcs)
-        yaw = driver.route.path.yaw_at(arcs)
-        normal = np.stack([-np.sin(yaw), np.cos(yaw)], axis=1)
-        ahead = ahead + driver.lateral_m * normal
-        own = 0 if driver is self.ego else 1 + self.actors.index(driver)
-        towed = -1 if driver.towing is None else 1 + self.actors.index(driver.towing)
-        near = (
-            (np.abs(self._discs[:, :2] - ahead[len(ahead) // 2]).max(axis=1) < reach)
-            & (self._discs[:, 5] != own)
-            & (self._discs[:, 5] != towed)
-        )
-        discs = self._discs[near]
+        discs = self._discs_near(driver, front, reach)
         if not len(discs):
             return gap, leader_mps
-        distance = np.linalg.norm(discs[:, None, :2] - ahead[None], axis=2)  # (discs, arcs)
-        hit = distance < discs[:, None, 2] + width / 2 + 0.35
-        first = np.where(hit.any(axis=1), np.argmax(hit, axis=1), len(arcs))
+        points, directions = driver.route.path.metre_points
+        first_point = min(max(int(front), 0), len(points) - 2)
+        window = slice(first_point, first_point + int(reach) + 1)
+        ahead, along = points[window], directions[window]
+        ahead = ahead + driver.lateral_m * np.stack([-along[:, 1], along[:, 0]], axis=1)
+        apart = discs[:, None, :2] - ahead[None]
+        hit = (apart**2).sum(axis=2) < (discs[:, 2] + width / 2 + 0.35)[:, None] ** 2  # (discs, metres)
+        first = np.where(hit.any(axis=1), np.argmax(hit, axis=1), len(ahead))
         nearest = int(np.argmin(first))
-        if first[nearest] < len(arcs) and first[nearest] - 0.5 < gap:
-            tangent = np.array([np.cos(yaw[first[nearest]]), np.sin(yaw[first[nearest]])])
-            gap, leader_mps = float(max(first[nearest] - 0.5, 0.0)), float(max(discs[nearest, 3:5] @ tangent, 0.0))
-        return gap, leader_mps
+        if first[nearest] == len(ahead):
+            return gap, leader_mps
+        free = max(float(first_point + first[nearest] - 0.5 - front), 0.0)
+        return (free, max(float(discs[nearest, 3:5] @ along[first[nearest]]), 0.0)) if free < gap else (gap, leader_mps)
+
+    def _discs_near(self, driver: Driver, front_arc_m: float, reach_m: float) -> np.ndarray:
+        """Rows of the discs of others within reach of the way ahead."""
+        assert driver.route is not None
+        own = self._numbers[id(driver)]
+        towed = -1 if driver.towing is None else self._numbers[id(driver.towing)]
+        x, y, _ = driver.route.path.pose_at(front_arc_m + reach_m / 2)
+        discs = self._discs
+        near = (np.abs(discs[:, 0] - x) < reach_m / 2 + 4) & (np.abs(discs[:, 1] - y) < reach_m / 2 + 4)
+        return discs[near & (discs[:, 5] != own) & (discs[:, 5] != towed)]
 
     def _red_light(self, driver: Driver, front_arc_m: float, time_s: float) -> tuple[float, float]:
         assert driver.route is not None

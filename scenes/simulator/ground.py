@@ -170,14 +170,12 @@ def ground_albedo(raster: GroundRaster, rng: np.random.Generator, wet: float) ->
     palette[1:3] *= 1 - 0.35 * wet
     rows, columns = raster.material.shape
     coarse, fine = smooth_noise(rng, 512, 512, 4, 4), rng.normal(0, 1, (256, 256)).astype(np.float32)
-    noise = 1 + 0.16 * _tiled(cv2.resize(coarse, (1024, 1024)), rows, columns) + 0.05 * _tiled(fine, rows, columns)
-    colors = (palette * 255).astype(np.float32)[raster.material]
-    colors *= noise[:, :, None]
-    return np.clip(colors, 0, 255).astype(np.uint8)
-
-
-def _tiled(tile: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    return np.tile(tile, (-(-rows // tile.shape[0]), -(-columns // tile.shape[1])))[:rows, :columns]
+    noise = 1 + 0.16 * cv2.resize(coarse, (1024, 1024)) + 0.05 * np.tile(fine, (4, 4))
+    tile = cv2.merge([np.clip(noise * 128, 0, 255).astype(np.uint8)] * 3)
+    table = np.zeros((256, 1, 3), dtype=np.uint8)
+    table[: len(palette), 0] = np.clip(palette * 255, 0, 255)
+    colors = cv2.applyColorMap(raster.material, table)
+    return cv2.multiply(colors, np.tile(tile, (-(-rows // 1024), -(-columns // 1024), 1))[:rows, :columns], scale=1 / 128)
 
 
 @dataclass(frozen=True)

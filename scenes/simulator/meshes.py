@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 
@@ -60,8 +61,15 @@ class Mesh:
 
     def normals(self) -> np.ndarray:
         """(T, 3) unit normals."""
-        normal = np.cross(self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0])
+        normal = cross(self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0])
         return (normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cross products of rows (T, 3), without `np.cross`'s overhead."""
+    return np.stack(
+        [a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2], a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], axis=1
+    )
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
@@ -73,13 +81,14 @@ def merge(meshes: list[Mesh]) -> Mesh:
 
 def mesh_of(corners: np.ndarray, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
     """A one-coloured convex mesh of triangles (T, 3, 3), turned to face outwards; textures lie along each face's main axis."""
-    corners = np.asarray(corners, dtype=np.float32)
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    corners = np.array(corners, dtype=np.float32)
+    normal = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     inward = ((corners.mean(axis=1) - corners.mean(axis=(0, 1))) * normal).sum(axis=1) < 0
-    corners = np.where(inward[:, None, None], corners[:, ::-1], corners)
+    corners[inward] = corners[inward, ::-1]
     axis = np.argmax(np.abs(normal) * np.array([1.0, 1.0, 1.001]), axis=1)
-    plane = np.array([[1, 2], [0, 2], [0, 1]])[axis]
-    uv = np.take_along_axis(corners, np.repeat(plane[:, None, :], 3, axis=1), axis=2)
+    uv = corners[:, :, 1:].copy()
+    uv[axis == 1, :, 0] = corners[axis == 1, :, 0]
+    uv[axis == 2] = corners[axis == 2, :, :2]
     count = len(corners)
     return Mesh(corners, np.tile(np.asarray(color, np.float32), (count, 1)), np.full(count, texture, np.uint8),
                 np.full(count, glow, np.float32), uv)  # fmt: skip
@@ -93,34 +102,32 @@ def box(x0, x1, y0, y1, z0, z1, color, texture: Texture = Texture.PLAIN, glow: f
 
 def loft(sections, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
     """The solid through horizontal sections [(z, [(x, y), ...]), ...] of equally many corners, closed at both ends."""
-    rings = [np.array([(x, y, z) for x, y in ring], dtype=np.float64) for z, ring in sections]
-    triangles = []
-    for low, high in zip(rings[:-1], rings[1:], strict=True):
-        for i in range(len(low)):
-            j = (i + 1) % len(low)
-            triangles += [(low[i], low[j], high[j]), (low[i], high[j], high[i])]
-    for ring, flip in ((rings[0], True), (rings[-1], False)):
-        for i in range(1, len(ring) - 1):
-            triangles.append((ring[0], ring[i + 1], ring[i]) if flip else (ring[0], ring[i], ring[i + 1]))
-    return mesh_of(np.array(triangles), color, texture, glow)
+    rings = np.stack([np.c_[np.asarray(ring, dtype=np.float64), np.full(len(ring), z)] for z, ring in sections])
+    return mesh_of(_tube(rings), color, texture, glow)
+
+
+def _tube(rings: np.ndarray) -> np.ndarray:
+    """Triangles (T, 3, 3) of the closed solid through rings (K, P, 3)."""
+    turned = np.roll(rings, -1, axis=1)
+    low, high, low_next, high_next = rings[:-1], rings[1:], turned[:-1], turned[1:]
+    sides = np.stack([np.stack([low, low_next, high_next], axis=2), np.stack([low, high_next, high], axis=2)])
+    caps = []
+    for ring in (rings[0], rings[-1]):
+        hub = np.broadcast_to(ring[0], (rings.shape[1] - 2, 3))
+        caps.append(np.stack([hub, ring[1:-1], ring[2:]], axis=1))
+    return np.concatenate([sides.reshape(-1, 3, 3), *caps])
 
 
 def profile(points_xz, width_m: float, color, texture: Texture = Texture.PLAIN, top_width: float = 1.0) -> Mesh:
-    """A side view (P, 2) as x, z (convex, counterclockwise seen from the right), extruded across `width_m`.
+    """A convex side view (P, 2) as x, z, extruded across `width_m`.
 
     `top_width` narrows it linearly towards its highest point, as cabins are.
     """
     points = np.asarray(points_xz, dtype=np.float64)
     low, high = points[:, 1].min(), points[:, 1].max()
     half = width_m / 2 * (1 + (top_width - 1) * (points[:, 1] - low) / max(high - low, 1e-6))
-    right, left = np.c_[points[:, 0], -half, points[:, 1]], np.c_[points[:, 0], half, points[:, 1]]
-    triangles = []
-    for i in range(len(points)):
-        j = (i + 1) % len(points)
-        triangles += [(right[i], left[j], right[j]), (right[i], left[i], left[j])]
-    for i in range(1, len(points) - 1):
-        triangles += [(right[0], right[i], right[i + 1]), (left[0], left[i + 1], left[i])]
-    return mesh_of(np.array(triangles), color, texture)
+    rings = np.stack([np.stack([points[:, 0], side * half, points[:, 1]], axis=1) for side in (-1, 1)])
+    return mesh_of(_tube(rings), color, texture)
 
 
 def cylinder(radius_m: float, z0: float, z1: float, color, sides: int = 8, top_radius_m: float | None = None,
@@ -134,8 +141,13 @@ def cylinder(radius_m: float, z0: float, z1: float, color, sides: int = 8, top_r
 
 def wheel(radius_m: float, width_m: float, color=(0.06, 0.06, 0.065), sides: int = 10) -> Mesh:
     """A wheel that rolls along x, axle along y through the origin, with a lighter hub."""
-    tyre = _laid_down(cylinder(radius_m, -width_m / 2, width_m / 2, color, sides))
-    hub = _laid_down(cylinder(0.55 * radius_m, -width_m / 2 - 0.01, width_m / 2 + 0.01, (0.45, 0.46, 0.48), 6))
+    return _unit_wheel(color, sides).scaled((radius_m, width_m, radius_m))
+
+
+@lru_cache(maxsize=8)
+def _unit_wheel(color: tuple[float, float, float], sides: int) -> Mesh:
+    tyre = _laid_down(cylinder(1.0, -0.5, 0.5, color, sides))
+    hub = _laid_down(cylinder(0.55, -0.54, 0.54, (0.45, 0.46, 0.48), 6))
     return merge([tyre, hub])
 
 

@@ -1,5 +1,7 @@
 """Where on a curve in the ground plane is something, and which way does the curve run there?"""
 
+import bisect
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -44,6 +46,35 @@ class Path2D:
         s = np.asarray(s_m, dtype=np.float64)
         chord = self.at(s + span_m / 2) - self.at(s - span_m / 2)
         return np.arctan2(chord[..., 1], chord[..., 0])
+
+    def pose_at(self, s_m: float, span_m: float = 2.0, left_m: float = 0.0) -> tuple[float, float, float]:
+        """x, y and heading at one arc length, `left_m` beside the curve: the quick way for single points."""
+        x0, y0 = self._point(s_m - span_m / 2)
+        x1, y1 = self._point(s_m + span_m / 2)
+        yaw = math.atan2(y1 - y0, x1 - x0)
+        x, y = self._point(s_m)
+        return x - left_m * math.sin(yaw), y + left_m * math.cos(yaw), yaw
+
+    def _point(self, s_m: float) -> tuple[float, float]:
+        arcs, points, ends = self._lists
+        k = min(max(bisect.bisect_right(arcs, s_m) - 1, 0), len(arcs) - 2)
+        if s_m < 0.0 or s_m > arcs[-1]:
+            k, beyond = (0, s_m) if s_m < 0.0 else (-1, s_m - arcs[-1])
+            return points[k][0] + beyond * ends[k][0], points[k][1] + beyond * ends[k][1]
+        share = (s_m - arcs[k]) / (arcs[k + 1] - arcs[k])
+        (ax, ay), (bx, by) = points[k], points[k + 1]
+        return ax + share * (bx - ax), ay + share * (by - ay)
+
+    @cached_property
+    def _lists(self) -> tuple[list[float], list[list[float]], list[list[float]]]:
+        return self.arc_m.tolist(), self.points_world.tolist(), self.tangents[[0, -1]].tolist()
+
+    @cached_property
+    def metre_points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points (P, 2) and unit directions (P, 2) at every whole metre from 0, going 150 m straight on beyond the end."""
+        arcs = np.arange(0.0, self.length_m + 150.0)
+        yaw = self.yaw_at(arcs)
+        return self.at(arcs), np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
 
     def offset(self, left_m: float) -> "Path2D":
         """The parallel curve `left_m` to the left (negative: right)."""

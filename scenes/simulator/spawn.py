@@ -10,8 +10,6 @@ from scenes.simulator.paths import Path2D
 from scenes.simulator.roads import RoadMap, Route, Street
 
 EGO_SIZE_M = (4.7, 1.9, 1.5)
-EGO_CENTER_AHEAD_M = 1.4
-"""From the rear axle (ego origin) to the middle of the ego vehicle."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,13 @@ class Spawner:
 
     def near(self, point, reach_m: float = 75.0) -> bool:
         """Whether a point comes near the ego vehicle's drive."""
+        return bool(self.distances(np.asarray(point)) < reach_m)
+
+    def distances(self, points: np.ndarray) -> np.ndarray:
+        """Distances (...) of points (..., 2) from the straight line of the ego vehicle's drive."""
         along = self.end - self.start
-        share = np.clip(np.dot(np.asarray(point) - self.start, along) / max(along @ along, 1e-6), 0, 1)
-        return float(np.linalg.norm(self.start + share * along - point)) < reach_m
+        share = np.clip((points - self.start) @ along / max(along @ along, 1e-6), 0, 1)
+        return np.linalg.norm(self.start + share[..., None] * along - points, axis=-1)
 
     def take(self, x: float, y: float, yaw: float, size_m, margin_m: float = 0.25) -> bool:
         """Reserves the place of a box if it is free."""
@@ -234,14 +236,14 @@ class Spawner:
             self.add_static(body, point[0], point[1], yaw + np.pi / 2 + self.rng.normal(0, 0.05), 0.02)
 
     def _some_near(self, way: Path2D) -> bool:
-        return any(self.near(point) for point in way.points_world[::10])
+        return bool((self.distances(way.points_world) < 75.0).any())
 
     def _arc_near(self, way: Path2D, reach_m: float = 55.0) -> float:
         """A random arc length whose point comes near the ego vehicle's drive, if any does."""
-        arcs = np.arange(0.0, way.length_m, 5.0)
-        near = [arc for arc in arcs if self.near(way.at(arc), reach_m)]
-        start = float(near[int(self.rng.integers(len(near)))]) if near else float(self.rng.uniform(0, way.length_m))
-        return min(start + float(self.rng.uniform(0, 5)), way.length_m)
+        points, _ = way.metre_points
+        near = np.flatnonzero(self.distances(points[: max(int(way.length_m), 1)]) < reach_m)
+        start = float(near[int(self.rng.integers(len(near)))]) if len(near) else float(self.rng.uniform(0, way.length_m))
+        return min(start + float(self.rng.uniform(0, 1)), way.length_m)
 
 
 def spawn_traffic(scenario: str, road_map: RoadMap, rng: np.random.Generator, seconds: float) -> Traffic:

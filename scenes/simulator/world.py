@@ -8,7 +8,7 @@ import numpy as np
 from scenes.boxes import Boxes
 from scenes.geometry import rigid_from_parts, rotation_from_yaw
 from scenes.layers import Lane
-from scenes.simulator.actors import Actor, Traffic
+from scenes.simulator.actors import EGO_CENTER_AHEAD_M, Actor, Traffic
 from scenes.simulator.config import MIXED, SCENARIOS, WEATHERS, SimulationConfig
 from scenes.simulator.ground import (
     CELL_M,
@@ -23,7 +23,7 @@ from scenes.simulator.ground import (
 )
 from scenes.simulator.roads import build_road_map
 from scenes.simulator.scenery import Scenery, Solid, build_scenery
-from scenes.simulator.spawn import EGO_CENTER_AHEAD_M, EGO_SIZE_M, spawn_traffic
+from scenes.simulator.spawn import EGO_SIZE_M, spawn_traffic
 from scenes.simulator.weather import Light, make_light, paint_sky
 
 LABEL_REACH_M = 80.0
