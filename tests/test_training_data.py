@@ -138,7 +138,14 @@ def test_occupancy_turns_with_the_scene(tiny_clip):
 
 
 def test_targets_without_any_box():
-    empty = FrameTargets(True, Boxes.empty(), np.zeros((0, 9)), np.zeros((1, 2, 2), np.float32), np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 2, 2), np.float32))
+    empty = FrameTargets(
+        True,
+        Boxes.empty(),
+        np.zeros((0, 9)),
+        np.zeros((1, 2, 2), np.float32),
+        np.zeros((2, 2, 2), np.uint8),
+        np.zeros((2, 2, 2, 2), np.float32),
+    )
     stacked = FrameTargets.stack([empty, empty])
     assert stacked.box_BM9.shape == (2, 1, 9) and not stacked.valid_BM.any()
 

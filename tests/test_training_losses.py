@@ -121,7 +121,7 @@ def test_dense_boxes_are_read_at_the_cells():
 def test_depth_lies_between_two_bins():
     depth = ModelConfig().depth
     logits = torch.zeros(1, 1, depth.bins, 2, 2)
-    truth = torch.tensor([[[[0.0, 10.0], [10.0, 500.0]]]])
+    truth = torch.tensor([[[[0.0, 10.0], [10.0, 0.0]]]])
     flat = depth_loss(logits, truth, torch.ones(1, 1), depth)
     assert flat == pytest.approx(np.log(depth.bins), rel=1e-4)
     place = np.log(10 / depth.min_m) / np.log(depth.max_m / depth.min_m) * (depth.bins - 1)

@@ -40,11 +40,11 @@ def step_losses(
         if output.num_denoising and denoising is not None:
             extra = layer.map(lambda t: t[:, -output.num_denoising :])
             parts[f"denoising{number}"] = config.denoising * denoising_loss(extra, targets, denoising, config)
-    if output.depth_BNDHW is not None and config.depth > 0:
+    if output.depth_BNDHW is not None:
         parts["depth"] = config.depth * depth_loss(output.depth_BNDHW, targets.depth_BNHW, inputs.alive_BN, model.depth)
-    if output.occupancy_BOXYZ is not None and config.occupancy > 0:
+    if output.occupancy_BOXYZ is not None:
         parts["occupancy"] = config.occupancy * occupancy_loss(output.occupancy_BOXYZ, targets.occupancy_BXYZ)
-    if output.flow_B2XYZ is not None and config.flow > 0:
+    if output.flow_B2XYZ is not None:
         parts["flow"] = config.flow * flow_loss(output.flow_B2XYZ, targets)
     return parts
 
@@ -124,7 +124,8 @@ def query_losses(layer: LayerOutput, targets: StepTargets, config: LossConfig, s
     layer = layer.map(lambda tensor: tensor.float())
     weights = code_weights(config.velocity, config.size, config.heading, layer.box_BQ9.device)
     bonus = None if slot_track_BS is None else track_bonus(slot_track_BS, targets, layer.box_BQ9.shape[1], config.track_bonus)
-    pairs = match(matching_cost(layer, targets, weights, config.box), targets.valid_BM, bonus)
+    cost = matching_cost(layer, targets, weights, config.box)
+    pairs = match(cost, targets.valid_BM, bonus)
     free = ~inside_ignored(layer.box_BQ9[..., :2].detach(), targets) & (targets.labelled_B[:, None] > 0)
     truth = targets.box_BM9[pairs.clip_P, pairs.target_P]
     found = layer.box_BQ9[pairs.clip_P, pairs.query_P]
@@ -192,8 +193,10 @@ def draw_denoising(targets: StepTargets, config: LossConfig, num_classes: int, g
 
 
 def depth_loss(logits_BNDHW: Tensor, depth_BNHW: Tensor, alive_BN: Tensor, config: DepthConfig) -> Tensor:
-    """Cross-entropy against the two bins that a depth lies between; unknown depths and dead cameras count nothing."""
-    known = (depth_BNHW > config.min_m) & (depth_BNHW < config.max_m) & (alive_BN[..., None, None] > 0)
+    """Cross-entropy against the two bins that a depth lies between (beyond the ends: the last bin); unknown depths and dead
+    cameras count nothing.
+    """
+    known = (depth_BNHW > 0) & (alive_BN[..., None, None] > 0)
     if not known.any():
         return logits_BNDHW.sum() * 0.0
     logits = logits_BNDHW.movedim(2, -1)[known].float()

@@ -62,7 +62,7 @@ class DataConfig:
 class OptimConfig:
     """How weights move."""
 
-    lr: float = 1e-3
+    lr: float = 1.2e-3
     """Peak learning rate of AdamW."""
     backbone_lr: float = 0.4
     """The backbone's share of it."""
@@ -105,13 +105,13 @@ class LossConfig:
     """Localisation quality of each matched query."""
     denoising: float = 0.5
     """Weight of class and box losses on denoising queries."""
-    depth: float = 0.3
+    depth: float = 1.5
     """Depth bins per camera."""
     occupancy: float = 1.0
     """Cross-entropy over voxel states."""
-    flow: float = 0.1
+    flow: float = 0.02
     """Voxel velocity, L1, on moving objects' voxels and their standing neighbours."""
-    velocity: float = 0.5
+    velocity: float = 0.2
     """Weight of the two velocity codes within box losses."""
     size: float = 1.0
     """Weight of the three log-size codes within box losses."""

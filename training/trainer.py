@@ -92,7 +92,7 @@ class Trainer:
         if self.world_size == 1:
             return self.model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.model, device_ids=ids, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
 
     def _loop(self, network: nn.Module, log: "_Log", progress: "_Bar") -> None:
         optim, run = self.config.optim, self.config.run
