@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import logging
 import warnings
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from export.manifest import MANIFEST_KEY, Manifest, StateSpec, TensorSpec
+from export.simplify import merge_batch_norms, tidy
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
 from scenes.errors import ConfigError, DataError
@@ -160,7 +160,6 @@ def trace(model: nn.Module, config: ModelConfig, num_cameras: int | None, opset:
         axis = torch.export.Dim(CAMERA_AXIS, min=2, max=MAX_CAMERAS)
         per_camera = [{1: axis} if "N" in f.name.rpartition("_")[2] else None for f in fields(StepInput)]
         dynamic_shapes = ((*per_camera, *[None] * (len(arguments) - len(per_camera))),)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -172,9 +171,13 @@ def trace(model: nn.Module, config: ModelConfig, num_cameras: int | None, opset:
             input_names=input_names,
             output_names=output_names,
             verbose=False,
+            optimize=False,
         )
-    assert program is not None
-    return _cleaned(program.model_proto, opset)
+        assert program is not None
+        tidy(program.model)
+    proto = program.model_proto
+    merge_batch_norms(proto)
+    return _cleaned(proto, opset)
 
 
 def _cleaned(model: ModelProto, opset: int) -> ModelProto:
