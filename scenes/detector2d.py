@@ -136,6 +136,7 @@ def _open_session(path: Path, threads: int):
         raise DataError(f"{path}: missing detector file; give the path of a YOLOX ONNX file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves the core to others
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
