@@ -44,7 +44,7 @@ from scenes.tables import check_clock
 AXLE_ABOVE_ROAD_M = 0.33
 """Height of the egovehicle origin over the road: 0.32-0.33 m by the ground height maps, 0.34-0.35 m by the lidar, of two logs."""
 
-EGO_FROM_AXLE = rigid_from_parts(np.eye(3), (0.0, 0.0, AXLE_ABOVE_ROAD_M))
+EGO_FROM_AXLE = rigid_from_parts(np.eye(3), np.array([0.0, 0.0, AXLE_ABOVE_ROAD_M]))
 
 RING_CAMERAS = (
     "ring_front_center",

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from scenes.atomic import atomic_file
 from scenes.errors import DataError
 
 
@@ -19,3 +20,9 @@ def read_json_list(path: Path, length: int | None = None) -> list:
     if length is not None and len(values) != length:
         raise DataError(f"{path}: expected {length} rows, got {len(values)}; restore it from the original recording")
     return values
+
+
+def write_json_list(path: Path, rows: list) -> None:
+    """Writes rows as a JSON list, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(rows, indent=0, allow_nan=False) + "\n")

@@ -92,7 +92,13 @@ def _cameras(tables: NuscenesTables, name: str, readings: list[dict]) -> tuple[C
     if not found:
         raise DataError(f"{tables.path('sample_data')}: expected camera pictures in scene {name!r}, got none; restore the tables")
     order = [row["channel"] for row in tables.rows("sensor") if row["channel"] in found]
-    return tuple(_camera(tables, channel, found[channel]) for channel in order)
+    return tuple(_camera(tables, channel, found[channel]) for channel in sorted(order, key=lambda c: _rank(tables, found[c])))
+
+
+def _rank(tables: NuscenesTables, data: dict) -> int:
+    """The camera's place in the rig where our writer kept it; other cameras stay in the order of the sensor table."""
+    row = tables.get("calibrated_sensor", data["calibrated_sensor_token"], f"sample_data {data['token']}")
+    return int(row[OURS]["index"]) if OURS in row else 0
 
 
 def _camera(tables: NuscenesTables, channel: str, data: dict) -> Camera:
@@ -121,9 +127,9 @@ def _camera_name(tables: NuscenesTables, data: dict) -> str:
 
 
 def _trajectory(tables: NuscenesTables, name: str, readings: list[dict]) -> Trajectory:
-    """Every ego pose of the scene at its sensor's time; of several at the same instant the first counts."""
+    """Every ego pose of the scene at its sensor's time; of several at the same instant the lidar's counts, then the first."""
     poses: dict[int, np.ndarray] = {}
-    for data in readings:
+    for data in sorted(readings, key=lambda d: tables.sensor_of(d)["channel"] != LIDAR_CHANNEL):
         poses.setdefault(_stamp_ns(data), tables.ego_pose_of(data))
     if not poses:
         raise DataError(f"{tables.path('sample_data')}: expected sensor readings of scene {name!r}, got none; restore the tables")
@@ -138,7 +144,7 @@ def _instants(tables: NuscenesTables, samples: list[dict], readings: list[dict],
     if len(wrong):
         token = samples[int(wrong[0]) + 1]["token"]
         raise DataError(f"{tables.path('sample')}, token {token}: the clock stands or runs backwards; restore the table")
-    instants = [(int(stamp), sample["token"]) for stamp, sample in zip(stamps, samples, strict=True)]
+    instants: list[tuple[int, str]] = [(int(stamp), str(sample["token"])) for stamp, sample in zip(stamps, samples, strict=True)]
     if sweeps:
         between = [d for d in readings if not d["is_key_frame"] and tables.sensor_of(d)["channel"] == SWEEP_CHANNEL]
         instants = sorted([*instants, *((_stamp_ns(d), "") for d in between)])
@@ -204,7 +210,7 @@ def _label_layer(tables: NuscenesTables, samples: list[dict], frame_of_stamp: di
         num_points=[row["num_points"] for row in rows],
     )
     _take_ours(boxes, [row["ours"] for row in rows])
-    labelled = sorted(frame_of_stamp[_stamp_ns(sample)] for sample in samples)
+    labelled = sorted(frame_of_stamp[_stamp_ns(sample)] for sample in samples if sample.get(OURS, {}).get("labelled", True))
     meta = {"created_by": "surround4d import nuscenes", "track_names": list(dict.fromkeys(names))}
     return LabelLayer("truth", {i: boxes.select(np.flatnonzero(frame_index == i)) for i in labelled}, [], meta)
 

@@ -82,8 +82,9 @@ def _picture(source: Path, name: str, image: dict, world_from_lidar: np.ndarray)
     path = source.parent / Path(image["img_path"]).name
     matrix = np.array(image["cam2img"], dtype=np.float64)
     ego_from_cam = _rigid(image["cam2ego"], f"{source}, cam2ego of {name}")
-    lens = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
-    camera = Camera(name, Lens.PINHOLE, *map(float, lens), *picture_size(path), ego_from_cam)
+    (fx_px, _, cx_px), (_, fy_px, cy_px) = matrix[0].tolist(), matrix[1].tolist()
+    width_px, height_px = picture_size(path)
+    camera = Camera(name, Lens.PINHOLE, fx_px, fy_px, cx_px, cy_px, width_px, height_px, ego_from_cam)
     cam_from_lidar = _rigid(image["lidar2cam"], f"{source}, lidar2cam of {name}")
     world_from_ego_at_cam = world_from_lidar @ invert_rigid(cam_from_lidar) @ camera.cam_from_ego
     return camera, path, View(name, _nanoseconds(image["timestamp"]), world_from_ego_at_cam, "")

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from scenes.clips import Clip
 from scenes.readers.classes import ClassMap
 
 TABLE_NAMES = (
@@ -118,3 +119,9 @@ def visibility_token(share: float) -> str:
 def stable_token(*parts: object) -> str:
     """A token of 32 hexadecimal digits, always the same for the same parts."""
     return hashlib.md5("|".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+
+
+def sample_token(clip: Clip, frame_index: int) -> str:
+    """The token of a frame: the one it was imported with, else a stable one; "" for imported pictures between samples."""
+    known = clip.info.get("sample_tokens")
+    return str(known[frame_index]) if known else stable_token(clip.name, "sample", frame_index)

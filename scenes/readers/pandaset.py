@@ -50,7 +50,8 @@ CAMERAS = ("front_camera", "front_left_camera", "front_right_camera", "left_came
 ORIGIN_ABOVE_ROAD_M = 0.35
 """Height of the lidar poses' origin over the road, fitted to the lidar points 3-15 m around the vehicle of sequence 002."""
 
-EGO_FROM_LIDAR = rigid_from_parts(np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), (0.0, 0.0, ORIGIN_ABOVE_ROAD_M))
+LIDAR_AXES_IN_EGO = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+EGO_FROM_LIDAR = rigid_from_parts(LIDAR_AXES_IN_EGO, np.array([0.0, 0.0, ORIGIN_ABOVE_ROAD_M]))
 """x right, y forward, z up -> x forward, y left, z up, and down to the road."""
 
 TURN_S = 0.1
@@ -176,8 +177,9 @@ def _camera_log(source: Path, name: str, trajectory: Trajectory) -> CameraLog:
     missing = [key for key in ("fx", "fy", "cx", "cy") if not isinstance(intrinsics.get(key), int | float)]
     if missing:
         raise DataError(f"{folder / 'intrinsics.json'}: expected numbers fx, fy, cx, cy, got none for {', '.join(missing)}; restore it")
-    size = picture_size(_picture(folder, 0))
-    camera = Camera(name, Lens.PINHOLE, *(float(intrinsics[k]) for k in ("fx", "fy", "cx", "cy")), *size, ego_from_cam)
+    fx_px, fy_px, cx_px, cy_px = (float(intrinsics[k]) for k in ("fx", "fy", "cx", "cy"))
+    width_px, height_px = picture_size(_picture(folder, 0))
+    camera = Camera(name, Lens.PINHOLE, fx_px, fy_px, cx_px, cy_px, width_px, height_px, ego_from_cam)
     return CameraLog(camera, folder, stamps_ns, world_from_cam, spread)
 
 
@@ -297,7 +299,7 @@ def box_from_cuboid(cuboid: np.ndarray) -> np.ndarray:
 
 def scan_offset_s(bearing_ego_rad: np.ndarray) -> np.ndarray:
     """When the beam looked to a bearing (from ahead to the left), in seconds after the reference time (the middle of the turn)."""
-    return -TURN_S / 2 * wrap_angle(bearing_ego_rad) / np.pi
+    return np.asarray(wrap_angle(bearing_ego_rad)) * (-TURN_S / 2 / np.pi)
 
 
 def _label_layer(rows: CuboidRows, sweeps: dict[int, np.ndarray], trajectory: Trajectory, reference_ns: np.ndarray) -> LabelLayer:

@@ -41,7 +41,7 @@ def _reconstruct_array(cls: type, shape: tuple, kind: bytes) -> np.ndarray:
     """What numpy calls to make an empty array before its content is set."""
     if cls is not np.ndarray:
         raise pickle.UnpicklingError(f"an array of type {cls!r}")
-    return np.ndarray(shape, dtype=kind)
+    return np.ndarray(shape, dtype=np.dtype(kind.decode()))
 
 
 def _scalar(kind: np.dtype, data: bytes = b"") -> np.generic:
