@@ -33,7 +33,7 @@ def small_model(model: ModelConfig) -> ModelConfig:
         model,
         input_hw=(64, 96),
         grid=BevGrid(-16.0, -16.0, 2.0, 16, 16, (0.0, 1.0)),
-        bev=replace(model.bev, channels=16, lift_channels=16, encoder_channels=16, encoder_blocks=1, memory_channels=8, memory_maps=1),
+        bev=replace(model.bev, channels=16, lift_channels=16, encoder_channels=16, encoder_blocks=1, memory_channels=8, token_stride=4),
         query=replace(model.query, channels=32, heads=2, feedforward=32, new_queries=12, memory_slots=6, num_layers=2, points=2),
         backbone=replace(model.backbone, name="mobilenet_v2", neck_channels=16),
         occupancy=True,
