@@ -22,7 +22,7 @@ EGO_CENTER_AHEAD_M = 1.4
 
 @dataclass
 class Actor:
-    """One labelled object; subclasses say how it moves. `history` holds x, y, yaw at every tick from time 0."""
+    """One labelled object; subclasses say how it moves."""
 
     track_id: int
     body: Body
@@ -30,7 +30,6 @@ class Actor:
     y_m: float
     yaw_rad: float
     speed_mps: float = 0.0
-    history: list[tuple[float, float, float]] = field(default_factory=list)
 
     @property
     def class_name(self) -> str:
@@ -44,20 +43,6 @@ class Actor:
 
     def step(self, world: "Traffic", time_s: float) -> None:
         """Moves on by one tick (standing things do not)."""
-
-    def record(self) -> None:
-        """Writes the present pose into the history."""
-        self.history.append((self.x_m, self.y_m, self.yaw_rad))
-
-    def poses_at(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """x, y, yaw (3,) and velocity (2,) in m/s at an instant from 0 on."""
-        if self.is_static or len(self.history) == 1:
-            return np.array([self.x_m, self.y_m, self.yaw_rad]), np.zeros(2)
-        left = min(max(int(time_s / TICK_S), 0), len(self.history) - 2)
-        before, after = np.array(self.history[left]), np.array(self.history[left + 1])
-        difference = after - before
-        difference[2] = wrap_angle(difference[2])
-        return before + difference * (time_s / TICK_S - left), difference[:2] / TICK_S
 
 
 @dataclass
@@ -149,19 +134,27 @@ class Traffic:
     ego: Driver
     """Its `arc_m` is the rear axle's; never labelled, never drawn."""
     actors: list[Actor] = field(default_factory=list)
+    history: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3)))
+    """(ticks, 1 + actors, 3) x, y, yaw from time 0 on; column 0 is the ego vehicle."""
 
     def run(self, seconds: float) -> None:
-        """Simulates from time 0 and fills every history, one tick beyond the end."""
+        """Simulates from time 0 and fills the history, one tick beyond the end."""
         everybody = [self.ego, *self.actors]
-        for actor in everybody:
-            actor.history.clear()
-            actor.record()
-        for tick in range(int(np.ceil(seconds / TICK_S)) + 2):
+        history = [[(actor.x_m, actor.y_m, actor.yaw_rad) for actor in everybody]]
+        for tick in range(math.ceil(seconds / TICK_S) + 2):
             self._refresh()
             for actor in everybody:
                 actor.step(self, tick * TICK_S)
-            for actor in everybody:
-                actor.record()
+            history.append([(actor.x_m, actor.y_m, actor.yaw_rad) for actor in everybody])
+        self.history = np.array(history)
+        self.history[..., 2] = np.unwrap(self.history[..., 2], axis=0)
+
+    def poses_at(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """x, y, yaw (1 + A, 3) and velocity in m/s (1 + A, 2) of the ego vehicle and all actors at an instant from 0 on."""
+        left = min(max(int(time_s / TICK_S), 0), len(self.history) - 2)
+        before, after = self.history[left], self.history[left + 1]
+        share = time_s / TICK_S - left
+        return before + share * (after - before), (after - before)[:, :2] / TICK_S
 
     def _refresh(self) -> None:
         """Discs (three an object, along its length) that stand for everybody in the search for leaders."""

@@ -1,5 +1,6 @@
 """What is a coloured triangle mesh, and how are simple solids made?"""
 
+import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
@@ -52,8 +53,10 @@ class Mesh:
 
     def moved(self, x_m: float = 0.0, y_m: float = 0.0, z_m: float = 0.0, yaw_rad: float = 0.0) -> "Mesh":
         """The mesh turned about +z, then shifted; textures stick to it."""
-        rotation = rotation_from_yaw(yaw_rad).astype(np.float32)
-        return replace(self, corners=self.corners @ rotation.T + np.array([x_m, y_m, z_m], np.float32))
+        corners = self.corners
+        if yaw_rad != 0.0:
+            corners = corners @ rotation_from_yaw(yaw_rad).astype(np.float32).T
+        return Mesh(corners + np.array([x_m, y_m, z_m], np.float32), self.color, self.texture, self.glow, self.uv)
 
     def scaled(self, factors) -> "Mesh":
         """The mesh stretched along its axes."""
@@ -67,9 +70,10 @@ class Mesh:
 
 def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cross products of rows (T, 3), without `np.cross`'s overhead."""
-    return np.stack(
-        [a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2], a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], axis=1
-    )
+    product = np.empty_like(a)
+    for k, (m, n) in enumerate(((1, 2), (2, 0), (0, 1))):
+        np.subtract(a[:, m] * b[:, n], a[:, n] * b[:, m], out=product[:, k])
+    return product
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
@@ -102,20 +106,26 @@ def box(x0, x1, y0, y1, z0, z1, color, texture: Texture = Texture.PLAIN, glow: f
 
 def loft(sections, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
     """The solid through horizontal sections [(z, [(x, y), ...]), ...] of equally many corners, closed at both ends."""
-    rings = np.stack([np.c_[np.asarray(ring, dtype=np.float64), np.full(len(ring), z)] for z, ring in sections])
+    rings = np.empty((len(sections), len(sections[0][1]), 3))
+    for k, (z, ring) in enumerate(sections):
+        rings[k, :, :2], rings[k, :, 2] = ring, z
     return mesh_of(_tube(rings), color, texture, glow)
 
 
 def _tube(rings: np.ndarray) -> np.ndarray:
     """Triangles (T, 3, 3) of the closed solid through rings (K, P, 3)."""
-    turned = np.roll(rings, -1, axis=1)
-    low, high, low_next, high_next = rings[:-1], rings[1:], turned[:-1], turned[1:]
+    return rings.reshape(-1, 3)[_tube_triangles(*rings.shape[:2])]
+
+
+@lru_cache(maxsize=64)
+def _tube_triangles(num_rings: int, num_corners: int) -> np.ndarray:
+    """(T, 3) corner indices: two triangles a side, a fan at both ends."""
+    index = np.arange(num_rings * num_corners).reshape(num_rings, num_corners)
+    turned = np.roll(index, -1, axis=1)
+    low, high, low_next, high_next = index[:-1], index[1:], turned[:-1], turned[1:]
     sides = np.stack([np.stack([low, low_next, high_next], axis=2), np.stack([low, high_next, high], axis=2)])
-    caps = []
-    for ring in (rings[0], rings[-1]):
-        hub = np.broadcast_to(ring[0], (rings.shape[1] - 2, 3))
-        caps.append(np.stack([hub, ring[1:-1], ring[2:]], axis=1))
-    return np.concatenate([sides.reshape(-1, 3, 3), *caps])
+    caps = [np.stack([np.full(num_corners - 2, ring[0]), ring[1:-1], ring[2:]], axis=1) for ring in (index[0], index[-1])]
+    return np.concatenate([sides.reshape(-1, 3), *caps])
 
 
 def profile(points_xz, width_m: float, color, texture: Texture = Texture.PLAIN, top_width: float = 1.0) -> Mesh:
@@ -126,15 +136,23 @@ def profile(points_xz, width_m: float, color, texture: Texture = Texture.PLAIN, 
     points = np.asarray(points_xz, dtype=np.float64)
     low, high = points[:, 1].min(), points[:, 1].max()
     half = width_m / 2 * (1 + (top_width - 1) * (points[:, 1] - low) / max(high - low, 1e-6))
-    rings = np.stack([np.stack([points[:, 0], side * half, points[:, 1]], axis=1) for side in (-1, 1)])
+    rings = np.empty((2, len(points), 3))
+    rings[..., 0], rings[..., 2] = points[:, 0], points[:, 1]
+    rings[0, :, 1], rings[1, :, 1] = -half, half
     return mesh_of(_tube(rings), color, texture)
+
+
+@lru_cache(maxsize=16)
+def unit_circle(sides: int) -> np.ndarray:
+    """(sides, 2) corners of a regular polygon in the unit circle."""
+    angle = np.arange(sides) * 2 * np.pi / sides
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def cylinder(radius_m: float, z0: float, z1: float, color, sides: int = 8, top_radius_m: float | None = None,
              texture: Texture = Texture.PLAIN) -> Mesh:  # fmt: skip
     """An upright cylinder, cone (`top_radius_m` near 0) or frustum at the origin."""
-    angle = np.arange(sides) * 2 * np.pi / sides
-    circle = np.c_[np.cos(angle), np.sin(angle)]
+    circle = unit_circle(sides)
     top = radius_m if top_radius_m is None else max(top_radius_m, 0.005)
     return loft([(z0, circle * radius_m), (z1, circle * top)], color, texture)
 
@@ -160,14 +178,12 @@ def ball(
     radius_xyz, color, texture: Texture = Texture.PLAIN, sides: int = 7, rings: int = 4, rng: np.random.Generator | None = None
 ) -> Mesh:
     """An ellipsoid at the origin; with `rng` a bumpy one, as crowns of trees are."""
-    angle = np.arange(sides) * 2 * np.pi / sides
+    circle = unit_circle(sides) * np.array(radius_xyz[:2])
     sections = []
     for k in range(rings + 1):
-        latitude = -np.pi / 2 + np.pi * k / rings
-        bump = 1.0 if rng is None else rng.uniform(0.8, 1.12, sides)
-        reach = max(np.cos(latitude), 0.02) * bump
-        sections.append((radius_xyz[2] * np.sin(latitude),
-                         np.c_[radius_xyz[0] * np.cos(angle) * reach, radius_xyz[1] * np.sin(angle) * reach]))  # fmt: skip
+        latitude = -math.pi / 2 + math.pi * k / rings
+        bump = 1.0 if rng is None else rng.uniform(0.8, 1.12, (sides, 1))
+        sections.append((radius_xyz[2] * math.sin(latitude), circle * (max(math.cos(latitude), 0.02) * bump)))
     return loft(sections, color, texture)
 
 

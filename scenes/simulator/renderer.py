@@ -1,6 +1,7 @@
 """What does each pixel see? Rays cast into triangle meshes with Open3D (the only file that touches it), then shaded."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -63,22 +64,59 @@ class View:
     """(M,) pixels that would show it if nothing else were there."""
 
 
+SURFACE_FIELDS = ("rgb", "texture", "uv", "instance")
+
+
+class Fleet:
+    """The triangles of all actors of a clip in their own frames, with everything about their look that never changes."""
+
+    def __init__(self, actors: list[Actor], light: Light) -> None:
+        meshes = [actor.body.mesh for actor in actors]
+        mesh = merge(meshes)
+        self.actor = np.repeat(np.arange(len(actors)), [len(m) for m in meshes])
+        self.corners, self.normals = mesh.corners, mesh.normals()
+        self.sun_direction = light.sun_direction
+        self.in_sun = mesh.color * light.sun_rgb.astype(np.float32)
+        track_ids = np.array([actor.track_id for actor in actors], dtype=np.int32)
+        self.look = lit_surface(mesh, self.normals, light, track_ids[self.actor], sun=False)
+
+    def placed(self, pick: np.ndarray, poses: np.ndarray) -> tuple[np.ndarray, Surface]:
+        """World corners (T, 3, 3) and look of the triangles `pick`; `poses` (A, 3) holds x, y, yaw of every actor."""
+        x, y, yaw = poses[self.actor[pick]].T.astype(np.float32)
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        local = self.corners[pick]
+        corners = np.empty_like(local)
+        corners[..., 0] = cos[:, None] * local[..., 0] - sin[:, None] * local[..., 1] + x[:, None]
+        corners[..., 1] = sin[:, None] * local[..., 0] + cos[:, None] * local[..., 1] + y[:, None]
+        corners[..., 2] = local[..., 2]
+        normals, sun = self.normals[pick], self.sun_direction.astype(np.float32)
+        facing = normals[:, 0] * (cos * sun[0] + sin * sun[1]) + normals[:, 1] * (cos * sun[1] - sin * sun[0]) + normals[:, 2] * sun[2]
+        rgb = self.look.rgb[pick] + np.clip(facing, 0, 1)[:, None] * self.in_sun[pick]
+        return corners, Surface(rgb, self.look.texture[pick], self.look.uv[pick], self.look.instance[pick])
+
+
 class Moment:
     """All labelled objects as they stand at one instant, ready for rays."""
 
     def __init__(self, renderer: "Renderer", time_s: float) -> None:
+        traffic = renderer.world.traffic
         self.world_from_ego = renderer.world.ego_at(time_s)
-        _, self.actors = renderer.world.boxes_at(time_s)
-        self.poses = np.array([actor.poses_at(time_s)[0] for actor in self.actors]).reshape(-1, 3)
-        parts = [renderer.placed(actor, pose) for actor, pose in zip(self.actors, self.poses, strict=True)]
-        surfaces = [renderer.static_surface] + [surface for _, surface in parts]
-        self.surface = Surface(*(np.concatenate([getattr(s, n) for s in surfaces]) for n in ("rgb", "texture", "uv", "instance")))
-        self.row_of_triangle = np.repeat(np.arange(len(parts)), [len(corners) for corners, _ in parts])
-        self.scene = renderer.new_scene(np.concatenate([corners for corners, _ in parts])) if parts else None
-        sizes = np.array([actor.body.size_m for actor in self.actors]).reshape(-1, 3)
-        self.centers_world = np.c_[self.poses[:, :2], sizes[:, 2] / 2]
-        self.radii_m = np.linalg.norm(sizes, axis=1) / 2 + 0.01
+        self.boxes_world, self.rows = renderer.world.boxes_at(time_s)
+        self.is_moving = np.array([not traffic.actors[int(row)].is_static for row in self.rows], dtype=bool)
+        poses, _ = traffic.poses_at(time_s)
+        here = np.zeros(len(traffic.actors), dtype=bool)
+        here[self.rows] = True
+        pick = np.flatnonzero(here[renderer.fleet.actor])
+        corners, surface = renderer.fleet.placed(pick, poses[1:])
+        self.surface = Surface(*(np.concatenate([getattr(s, n) for s in (renderer.static_surface, surface)]) for n in SURFACE_FIELDS))
+        self.row_of_triangle = np.searchsorted(self.rows, renderer.fleet.actor[pick])
+        self.scene = renderer.new_scene(corners) if len(corners) else None
+        self.centers_world = self.boxes_world.box[:, :3]
+        self.radii_m = np.linalg.norm(self.boxes_world.box[:, 3:6], axis=1) / 2 + 0.01
         self.shadow = renderer.moving_shadow(self)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 class Renderer:
@@ -88,9 +126,9 @@ class Renderer:
         self.o3d = load_open3d()
         self.world, self.threads = world, threads
         self.rng = rng
-        self._placed: dict[int, tuple[np.ndarray, Surface]] = {}
-        static = merge(world.scenery.meshes)
-        self.static_surface = lit_surface(static, world.light, -1)
+        self.fleet = Fleet(world.traffic.actors, world.light)
+        static = world.scenery.mesh()
+        self.static_surface = lit_surface(static, static.normals(), world.light, np.full(len(static), -1, dtype=np.int32))
         self.static_scene = self.new_scene(static.corners)
         self.num_static = len(static)
         self.atlas = _atlas_levels()
@@ -104,24 +142,11 @@ class Renderer:
                             self.o3d.core.Tensor.from_numpy(indices))  # fmt: skip
         return scene
 
-    def placed(self, actor: Actor, pose: np.ndarray) -> tuple[np.ndarray, Surface]:
-        """An actor's triangles in the world, and their look; kept for actors that never move."""
-        known = self._placed.get(actor.track_id)
-        if known is not None:
-            return known
-        mesh = actor.body.mesh.moved(pose[0], pose[1], 0.0, pose[2])
-        result = mesh.corners, lit_surface(mesh, self.world.light, actor.track_id)
-        if actor.is_static:
-            self._placed[actor.track_id] = result
-        return result
-
     def moving_shadow(self, moment: Moment) -> np.ndarray:
         """(SHADOW_CELLS, SHADOW_CELLS) uint8 around the ego vehicle, 255 where a mover or the ego vehicle hides the sun."""
         low = moment.world_from_ego[:2, 3] - SHADOW_CELL_M * SHADOW_CELLS / 2
         solids = [ego_solid(moment.world_from_ego)]
-        for actor, pose in zip(moment.actors, moment.poses, strict=True):
-            if not actor.is_static:
-                solids.append(solid_of_box(*pose, actor.body.size_m))
+        solids += [solid_of_box(box[0], box[1], box[6], box[3:6]) for box in moment.boxes_world.box[moment.is_moving]]
         dark = np.zeros((SHADOW_CELLS, SHADOW_CELLS), dtype=np.uint8)
         for solid in solids:
             outline = (shadow_outline(solid, self.world.light) - low) / SHADOW_CELL_M
@@ -154,7 +179,7 @@ class Renderer:
     def _cast(self, rays: CameraRays, moment: Moment, ray_table: np.ndarray) -> tuple[Hits, np.ndarray]:
         """First hits on meshes, and the pixels each actor would cover alone."""
         distance, triangle, barycentric = self._first_hits(self.static_scene, ray_table)
-        unhidden = np.zeros(len(moment.actors), dtype=np.int64)
+        unhidden = np.zeros(len(moment), dtype=np.int64)
         if moment.scene is None:
             return Hits(distance, triangle, barycentric), unhidden
         ego_from_world = np.linalg.inv(moment.world_from_ego)
@@ -180,14 +205,14 @@ class Renderer:
         """(M,) picture rays that meet each actor, whatever else they meet; only rays with several candidates are traced through."""
         hit = (triangle >= 0) & (index < num_pixels)
         several = hit & (candidates[index] > 1)
-        count = np.bincount(moment.row_of_triangle[triangle[hit & ~several]], minlength=len(moment.actors))
+        count = np.bincount(moment.row_of_triangle[triangle[hit & ~several]], minlength=len(moment))
         if several.any():
             through = self.o3d.core.Tensor.from_numpy(ray_table[index[several]])
             answer = moment.scene.list_intersections(through, nthreads=self.threads)
             ray = answer["ray_ids"].numpy().astype(np.int64)
             row = moment.row_of_triangle[answer["primitive_ids"].numpy().astype(np.int64)]
-            pairs = np.unique(ray * len(moment.actors) + row)
-            count = count + np.bincount(pairs % len(moment.actors), minlength=len(moment.actors))
+            pairs = np.unique(ray * len(moment) + row)
+            count = count + np.bincount(pairs % len(moment), minlength=len(moment))
         return count
 
     def _shade(self, rays: CameraRays, moment: Moment, ray_table, distance, on_ground, triangle, barycentric) -> np.ndarray:
@@ -203,8 +228,10 @@ class Renderer:
         if light.lamps > 0:
             solid = np.isfinite(distance)
             rgb *= self._lamp_gain(rays, points_world, near, on_ground, solid)[:, None]
-        clear = np.exp(-light.haze_per_m * near)[:, None]
-        rgb = rgb * clear + (1 - clear) * light.horizon_rgb.astype(np.float32)
+        haze_rgb = light.horizon_rgb.astype(np.float32)
+        rgb -= haze_rgb
+        rgb *= np.exp(near * np.float32(-light.haze_per_m))[:, None]
+        rgb += haze_rgb
         return self.finish[rays.camera.name].apply(rgb.reshape(*shape, 3), self.rng)
 
     def _sky(self, rays: CameraRays, moment: Moment) -> np.ndarray:
@@ -220,8 +247,11 @@ class Renderer:
         texture = self.world.ground
         cells = (points_world - texture.origin_world.astype(np.float32)) / np.float32(CELL_M)
         footprint = distance / rays.camera.fx_px / np.sqrt(np.clip(-slope, 1e-3, 1)) / CELL_M
+        farthest = footprint.max()
         result = np.zeros((*distance.shape, 3), dtype=np.uint8)
         for step, mip, low in zip(MIP_STEPS, texture.mips, (0.0, 2.5, 10.0), strict=True):
+            if low > farthest:
+                continue
             look = cv2.remap(mip, cells / np.float32(2**step), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             np.copyto(result, look, where=(footprint >= low)[:, :, None])
         corner = moment.world_from_ego[:2, 3] - SHADOW_CELL_M * SHADOW_CELLS / 2
@@ -291,18 +321,19 @@ def ground_distance(ray_table: np.ndarray) -> np.ndarray:
     return np.where((ray_table[:, 5] < 0) & (distance < GROUND_REACH_M), distance, np.float32(np.inf)).astype(np.float32)
 
 
-def lit_surface(mesh: Mesh, light: Light, instance: int) -> Surface:
-    """The look of a mesh that stands in the world."""
-    normals = mesh.normals()
-    facing = np.clip(normals @ light.sun_direction.astype(np.float32), 0, 1)[:, None]
-    skyward = (0.72 + 0.34 * normals[:, 2:]).astype(np.float32)
-    shade = skyward * light.ambient_rgb.astype(np.float32) + facing * light.sun_rgb.astype(np.float32)
-    glow = mesh.glow[:, None] * (0.25 + 0.75 * light.lamps)
+def lit_surface(mesh: Mesh, normals: np.ndarray, light: Light, instance: np.ndarray, sun: bool = True) -> Surface:
+    """The look of a mesh under the sky, its own lamps and (if `sun`, for things already turned into the world) the sun."""
+    shade = (0.72 + 0.34 * normals[:, 2:]) * light.ambient_rgb.astype(np.float32)
+    if sun:
+        facing = np.clip(normals @ light.sun_direction.astype(np.float32), 0, 1)
+        shade = shade + facing[:, None] * light.sun_rgb.astype(np.float32)
+    glow = mesh.glow[:, None] * np.float32(0.25 + 0.75 * light.lamps)
     scale = np.array([TILE_PX / METERS_A_TILE[t] for t in Texture], dtype=np.float32)[mesh.texture]
     uv = mesh.uv * scale[:, None, None] + np.float32(64 * TILE_PX)
-    return Surface(mesh.color * (shade + glow), mesh.texture, uv, np.full(len(mesh), instance, dtype=np.int32))
+    return Surface(mesh.color * (shade + glow), mesh.texture, uv, instance)
 
 
+@lru_cache(maxsize=1)
 def _atlas_levels() -> np.ndarray:
     """(levels * tiles * TILE_PX * TILE_PX, 3) uint8: the atlas sharp, blurred, and nearly flat; 128 is a factor of 1."""
     sharp = texture_atlas()
@@ -316,4 +347,4 @@ def _atlas_levels() -> np.ndarray:
 def _count_rows(moment: Moment, triangle: np.ndarray, num_static: int) -> np.ndarray:
     """(M,) rays that end on each actor."""
     seen = triangle[triangle >= num_static] - num_static
-    return np.bincount(moment.row_of_triangle[seen], minlength=len(moment.actors)) if len(moment.actors) else np.zeros(0, np.int64)
+    return np.bincount(moment.row_of_triangle[seen], minlength=len(moment)) if len(moment) else np.zeros(0, np.int64)

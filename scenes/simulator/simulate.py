@@ -75,11 +75,11 @@ def _render_clip(writer: ClipWriter, world: World, rig: Rig, config: SimulationC
     folder = writer.layer_folder("truth")
     for frame in range(config.num_frames):
         time_s = LEAD_S + frame / config.hz
-        views, visible, unhidden = _render_frame(writer, renderer, cameras, offsets, frame, time_s, config.jpeg_quality, folder)
+        views, pixels = _render_frame(writer, renderer, cameras, offsets, frame, time_s, config.jpeg_quality, folder)
         world_from_ego = world.ego_at(time_s)
         writer.add_frame(stamp_ns(time_s), world_from_ego, views)
-        boxes_world, _ = world.boxes_at(time_s)
-        layer.boxes_world[frame] = with_visibility(boxes_world, visible, unhidden)
+        boxes_world, rows = world.boxes_at(time_s)
+        layer.boxes_world[frame] = with_visibility(boxes_world, *pixels[rows].T)
         write_occupancy(folder, frame, occupancy_truth(world.columns, world_from_ego, boxes_world))
     write_layer_files(folder, layer)
 
@@ -90,20 +90,17 @@ def stamp_ns(time_s: float) -> int:
 
 
 def _render_frame(writer: ClipWriter, renderer: Renderer, cameras: list[CameraRays], offsets: dict[str, float], frame: int, time_s: float,
-                  jpeg_quality: int, folder: Path) -> tuple[list[View], dict[int, int], dict[int, int]]:  # fmt: skip
-    """Renders and writes every camera of a frame; returns the views and the pixel counts by track id."""
-    moments: dict[float, Moment] = {}
-    views, visible, unhidden = [], {}, {}
+                  jpeg_quality: int, folder: Path) -> tuple[list[View], np.ndarray]:  # fmt: skip
+    """Renders and writes every camera of a frame; returns the views and the (visible, unhidden) pixels (A, 2) of every actor."""
+    moments = {at_s: Moment(renderer, at_s) for at_s in sorted({time_s + offset for offset in offsets.values()})}
+    views, pixels = [], np.zeros((len(renderer.world.traffic.actors), 2), dtype=np.int64)
     for rays in cameras:
         name, at_s = rays.camera.name, time_s + offsets[rays.camera.name]
-        moment = moments.setdefault(at_s, None) or Moment(renderer, at_s)  # type: ignore[arg-type]
-        moments[at_s] = moment
-        view = renderer.render(rays, moment)
-        image = writer.write_image(name, frame, view.image_rgb, jpeg_quality)
+        moment = moments[at_s]
+        seen = renderer.render(rays, moment)
+        image = writer.write_image(name, frame, seen.image_rgb, jpeg_quality)
         views.append(View(name, stamp_ns(at_s), moment.world_from_ego, image))
-        write_image16(folder, "depth", name, frame, np.clip(np.round(view.depth_m / DEPTH_UNIT_M), 0, 65535) * (view.depth_m < 255.9))
-        write_image16(folder, "instances", name, frame, view.instance + 1)
-        for row, actor in enumerate(moment.actors):
-            visible[actor.track_id] = visible.get(actor.track_id, 0) + int(view.visible_px[row])
-            unhidden[actor.track_id] = unhidden.get(actor.track_id, 0) + int(view.unhidden_px[row])
-    return views, visible, unhidden
+        write_image16(folder, "depth", name, frame, np.clip(np.round(seen.depth_m / DEPTH_UNIT_M), 0, 65535) * (seen.depth_m < 255.9))
+        write_image16(folder, "instances", name, frame, seen.instance + 1)
+        pixels[moment.rows] += np.stack([seen.visible_px, seen.unhidden_px], axis=1)
+    return views, pixels

@@ -66,13 +66,11 @@ def _points_in_box(box: np.ndarray) -> np.ndarray:
     return local @ rotation_from_yaw(box[Box3D.YAW]).T + box[:3]
 
 
-def with_visibility(boxes: Boxes, visible_px: dict[int, int], unhidden_px: dict[int, int]) -> Boxes:
+def with_visibility(boxes: Boxes, visible_px: np.ndarray, unhidden_px: np.ndarray) -> Boxes:
     """Boxes with their share of visible pixels and their number.
 
     Visibility is the number of pixels of all cameras that show the object, over the number that would show it if
     nothing else (building, tree, other object) were in the way; 0 for objects that no camera covers.
     """
-    visible = np.array([visible_px.get(int(i), 0) for i in boxes.track_id], dtype=np.int64)
-    alone = np.array([unhidden_px.get(int(i), 0) for i in boxes.track_id], dtype=np.int64)
-    share = np.where(alone > 0, visible / np.maximum(alone, 1), 0.0)
-    return Boxes.make(boxes.box, boxes.class_id, boxes.track_id, visibility=np.clip(share, 0, 1), num_points=visible)
+    share = np.where(unhidden_px > 0, visible_px / np.maximum(unhidden_px, 1), 0.0)
+    return Boxes.make(boxes.box, boxes.class_id, boxes.track_id, visibility=np.clip(share, 0, 1), num_points=visible_px)

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 
 from scenes.boxes import Boxes
-from scenes.geometry import rigid_from_parts, rotation_from_yaw
+from scenes.geometry import rigid_from_parts, rotation_from_yaw, wrap_angle
 from scenes.layers import Lane
-from scenes.simulator.actors import EGO_CENTER_AHEAD_M, Actor, Traffic
+from scenes.simulator.actors import EGO_CENTER_AHEAD_M, Traffic
 from scenes.simulator.config import MIXED, SCENARIOS, WEATHERS, SimulationConfig
 from scenes.simulator.ground import (
     CELL_M,
@@ -48,20 +48,18 @@ class World:
 
     def ego_at(self, time_s: float) -> np.ndarray:
         """`world_from_ego` (4, 4)."""
-        (x, y, yaw), _ = self.traffic.ego.poses_at(time_s)
-        return rigid_from_parts(rotation_from_yaw(yaw), np.array([x, y, 0.0]))
+        poses, _ = self.traffic.poses_at(time_s)
+        return rigid_from_parts(rotation_from_yaw(poses[0, 2]), np.array([poses[0, 0], poses[0, 1], 0.0]))
 
-    def boxes_at(self, time_s: float) -> tuple[Boxes, list[Actor]]:
-        """World boxes of everybody within `LABEL_REACH_M` of the ego vehicle, and the actors they belong to."""
-        ego_xy = self.ego_at(time_s)[:2, 3]
-        rows, near = [], []
-        for actor in self.traffic.actors:
-            (x, y, yaw), velocity = actor.poses_at(time_s)
-            if np.hypot(x - ego_xy[0], y - ego_xy[1]) < LABEL_REACH_M:
-                rows.append([x, y, actor.body.size_m[2] / 2, *actor.body.size_m, np.arctan2(np.sin(yaw), np.cos(yaw)), *velocity])
-                near.append(actor)
-        boxes = Boxes.make(np.array(rows).reshape(-1, 9), [a.body.class_id for a in near], [a.track_id for a in near])
-        return boxes, near
+    def boxes_at(self, time_s: float) -> tuple[Boxes, np.ndarray]:
+        """World boxes of everybody within `LABEL_REACH_M` of the ego vehicle, and their rows (M,) in `traffic.actors`."""
+        poses, velocity = self.traffic.poses_at(time_s)
+        row = np.flatnonzero(np.linalg.norm(poses[1:, :2] - poses[0, :2], axis=1) < LABEL_REACH_M)
+        actors = [self.traffic.actors[int(k)] for k in row]
+        size = np.array([actor.body.size_m for actor in actors]).reshape(-1, 3)
+        pose = poses[1 + row]
+        box = np.concatenate([pose[:, :2], size[:, 2:] / 2, size, wrap_angle(pose[:, 2:]), velocity[1 + row]], axis=1)
+        return Boxes.make(box, [actor.body.class_id for actor in actors], [actor.track_id for actor in actors]), row
 
 
 @dataclass(frozen=True)
