@@ -1,6 +1,7 @@
 """Do pixels, calibration and targets move together, and does the stream of batches depend on nothing but seed and step?"""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_one_camera_always_lives(tiny_clip):
 
 
 def test_hidden_boxes_are_ignored_and_far_ones_dropped():
-    box = np.zeros((5, 9)) + [0, 0, 0.8, 4, 2, 1.5, 0, 0, 0]
+    box = np.tile([0, 0, 0.8, 4, 2, 1.5, 0, 0, 0.0], (5, 1))
     box[:, 0] = [5, 10, 15, 20, 300]
     boxes = Boxes.make(
         box, [0] * 5, visibility=[1, 0.0, np.nan, 0.5, 1], num_points=[50, 0, -1, 2, 50], ignore=[False, False, False, False, False]
@@ -156,7 +157,7 @@ def test_walks_cover_every_clip_and_mark_their_beginnings():
     visits = [[plan.visit(stream, step) for step in range(24)] for stream in range(2)]
     assert {visit.clip for walk in visits for visit in walk} == {0, 1, 2}
     for walk in visits:
-        for before, visit in zip(walk, walk[1:], strict=False):
+        for before, visit in pairwise(walk):
             if visit.previous is not None:
                 assert (visit.clip, visit.previous, visit.walk_seed) == (before.clip, before.frame, before.walk_seed)
     again = WalkPlan([10, 3, 4], np.ones(3), config, seed=0)

@@ -365,7 +365,7 @@ class _Log:
             old = path.read_text().splitlines(keepends=True) if path.is_file() else []
             with atomic_file(path) as temporary:
                 temporary.write_text("".join(line for line in old if line.endswith("\n") and json.loads(line)["step"] <= at_step))
-            self.handle = open(path, "a")
+            self.handle = open(path, "a")  # noqa: SIM115
         except OSError as error:
             raise DataError(f"{folder}: not writable ({error.strerror or error}); choose another --out") from error
         from torch.utils.tensorboard.writer import SummaryWriter
