@@ -85,7 +85,9 @@ class StepPacker:
             "max_angle": arrays["max_angle_N"][None],
         }
 
-    def pack(self, reference_ns: int, pictures: Mapping[str, Picture], world_from_ego: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
+    def pack(
+        self, reference_ns: int, pictures: Mapping[str, Picture], world_from_ego: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], list[str]]:
         """The inputs of a step (without `dt` and `prev_from_ego`), and a sentence for every camera that is not alive in it."""
         images = np.zeros((1, self.num_rows, *self.input_hw, 3), dtype=np.uint8)
         alive = np.zeros((1, self.num_rows), dtype=np.float32)

@@ -52,7 +52,9 @@ STEP_MEANINGS = {
 """The step inputs in the order of `StepInput`."""
 
 ANSWER_MEANINGS = {
-    "boxes": InputMeaning("m, rad, m/s", "ego", "x, y, z of the centre, length, width, height, yaw about +z from +x to +y, vx, vy over ground"),
+    "boxes": InputMeaning(
+        "m, rad, m/s", "ego", "x, y, z of the centre, length, width, height, yaw about +z from +x to +y, vx, vy over ground"
+    ),
     "scores": InputMeaning("probability", "", "falling; 0 marks an empty place"),
     "classes": InputMeaning("", "", "index into class_names"),
     "ids": InputMeaning("", "", "persistent object id within a drive; -1 for none yet or an empty place"),

@@ -228,7 +228,9 @@ class StreamRunner:
         """
         if world_from_ego.shape != (4, 4) or not np.isfinite(world_from_ego).all():
             self.counters.refused_steps += 1
-            raise DataError(f"step at {reference_ns} ns: expected a finite 4x4 world_from_ego, got {world_from_ego.tolist()}; skip the step")
+            raise DataError(
+                f"step at {reference_ns} ns: expected a finite 4x4 world_from_ego, got {world_from_ego.tolist()}; skip the step"
+            )
         for name in ("cam_from_ego", "time_offset", "intrinsics", "distortion", "alive"):
             if name in inputs and not np.isfinite(inputs[name]).all():
                 self.counters.refused_steps += 1
@@ -274,7 +276,15 @@ class StreamRunner:
         keep = np.isfinite(score) & (score >= self.score_threshold) & np.isfinite(raw["boxes"][0]).all(axis=1)
         found = {name: raw[name][0][keep] for name in ("boxes", "scores", "classes", "ids")}
         return StepResult(
-            reference_ns, found["boxes"], found["scores"], found["classes"], found["ids"], raw, network_s, time.perf_counter() - start, reset
+            reference_ns,
+            found["boxes"],
+            found["scores"],
+            found["classes"],
+            found["ids"],
+            raw,
+            network_s,
+            time.perf_counter() - start,
+            reset,
         )
 
 

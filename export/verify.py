@@ -75,7 +75,9 @@ def synthetic_pictures(rig: Rig, seed: int) -> dict[str, np.ndarray]:
     return pictures
 
 
-def synthetic_steps(rig: Rig, config: ModelConfig, steps: int, seed: int = 0, num_rows: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+def synthetic_steps(
+    rig: Rig, config: ModelConfig, steps: int, seed: int = 0, num_rows: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """Graph inputs of a drive at 8 m/s in a curve; cameras fire within 30 ms, the second is dead in every fourth step."""
     generator = np.random.default_rng(seed)
     seconds = np.arange(steps * 5 + 6) * 0.1
@@ -185,7 +187,6 @@ class Comparison:
         self.found.reordered_steps += reordered
         self.found.error_by_step.append(worst)
         return worst
-
 
     def _id_mismatches(self, want: np.ndarray, got: np.ndarray) -> int:
         """Ids of objects born in the same step may be swapped; from then on the other name must be kept."""

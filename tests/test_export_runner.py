@@ -107,7 +107,9 @@ def test_foreign_onnx_is_refused(tmp_path):
     value = onnx.helper.make_tensor_value_info
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     graph = onnx.helper.make_graph([node], "g", [value("x", 1, [1])], [value("y", 1, [1])])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), str(tmp_path / "foreign.onnx"))
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), str(tmp_path / "foreign.onnx")
+    )
     with pytest.raises(DataError, match="foreign ONNX"):
         OnnxNetwork(tmp_path / "foreign.onnx")
     (tmp_path / "noise.onnx").write_bytes(b"not a graph")
@@ -331,10 +333,10 @@ def test_a_long_silence_skips_the_steps_that_nobody_can_meet():
     feed, image = feed_of("a"), np.zeros((2, 2, 3), np.uint8)
     feed.push("a", 0, image)
     assert feed.poll(0) is not None
-    for now in range(100, 900, 50):
+    for now in range(100, 930, 50):
         assert feed.poll(now * MS) is None
-    feed.push("a", 900 * MS, image)
-    step = feed.poll(905 * MS)
+    feed.push("a", 950 * MS, image)
+    step = feed.poll(955 * MS)
     assert step is not None and step.reference_ns == 900 * MS
 
 
