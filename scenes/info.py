@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -55,6 +56,10 @@ class ClipSummary:
     layers: dict[str, LayerSummary] = field(default_factory=dict)
 
 
+WIDTH_IN_FILES = 150
+"""Columns of the tables where the output is not a terminal."""
+
+
 def info(data: tyro.conf.Positional[tuple[Path, ...]], /, classes: bool = True) -> int:
     """Prints what clips hold: frames, rate, cameras, layers, boxes of each class, tracks, size on disk.
 
@@ -63,6 +68,8 @@ def info(data: tyro.conf.Positional[tuple[Path, ...]], /, classes: bool = True) 
         classes: Also print the boxes of each class, layer by layer, summed over all clips.
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH_IN_FILES)
     summaries, failed = [], []
     for path in find_clips(list(data)):
         try:
@@ -133,32 +140,33 @@ def folder_bytes(path: Path) -> int:
 
 def clip_table(summaries: list[ClipSummary]) -> Table:
     """One row a clip, and a last one with the sums where there are several."""
-    table = Table(title=f"{len(summaries)} clips")
-    for column in ("clip", "dataset", "start"):
+    table = Table(title=f"{len(summaries)} clips", box=box.SIMPLE_HEAD)
+    for column in ("clip", "recorded"):
         table.add_column(column, overflow="fold")
-    for column in ("frames", "seconds", "Hz", "metres"):
-        table.add_column(column, justify="right")
-    table.add_column("cameras")
-    table.add_column("pictures", justify="right")
+    for column in ("frames", "Hz", "seconds", "metres"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("cameras", overflow="fold")
+    table.add_column("pictures", justify="right", no_wrap=True)
     table.add_column("layers", overflow="fold")
-    table.add_column("size", justify="right")
+    table.add_column("size", justify="right", no_wrap=True)
     for s in summaries:
-        numbers = (str(s.num_frames), f"{s.duration_s:.1f}", f"{s.rate_hz:.1f}" if s.rate_hz else "-", f"{s.distance_m:.0f}")
-        pictures = str(s.num_pictures) if s.num_pictures == s.num_views else f"{s.num_pictures} of {s.num_views}"
-        table.add_row(s.name, s.dataset, s.start, *numbers, s.cameras, pictures, ", ".join(s.layers) or "-", size_text(s.disk_bytes))
+        numbers = (str(s.num_frames), f"{s.rate_hz:.1f}" if s.rate_hz else "-", f"{s.duration_s:.1f}", f"{s.distance_m:.0f}")
+        pictures = str(s.num_pictures) if s.num_pictures == s.num_views else f"{s.num_pictures}/{s.num_views}"
+        recorded = f"{s.dataset} {s.start}".strip()
+        table.add_row(s.name, recorded, *numbers, s.cameras, pictures, ", ".join(s.layers) or "-", size_text(s.disk_bytes))
     if len(summaries) > 1:
         frames, seconds = sum(s.num_frames for s in summaries), sum(s.duration_s for s in summaries)
         metres, pictures = sum(s.distance_m for s in summaries), sum(s.num_pictures for s in summaries)
         size = size_text(sum(s.disk_bytes for s in summaries))
         table.add_section()
-        table.add_row("all", "", "", str(frames), f"{seconds:.1f}", "", f"{metres:.0f}", "", str(pictures), "", size)
+        table.add_row("all", "", str(frames), "", f"{seconds:.1f}", f"{metres:.0f}", "", str(pictures), "", size)
     return table
 
 
 def class_table(summaries: list[ClipSummary]) -> Table:
     """One column a layer, summed over all clips: clips, labelled frames, boxes of each class, tracks, lanes."""
     names = sorted({name for summary in summaries for name in summary.layers})
-    table = Table(title="labels, summed over clips")
+    table = Table(title="labels, summed over clips", box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
