@@ -15,6 +15,8 @@ class BevEncoder(nn.Module):
     """Merges the present cells with warped past ones and spreads them over a car's length: a small two-resolution U shape."""
 
     def __init__(self, channels: int, wide: int, blocks: int, memory_channels: int, memory_maps: int) -> None:
+        # LEAD 06:50: the shipped checkpoint is being trained with exactly these layers. Keep all names and shapes of nano in fusion/ and
+        # perception/ as they are at 7a420b0; your cheaper variant is in /tmp/lead/net_bev.patch. (LEAD removes this note.)
         super().__init__()
         past = memory_maps * (memory_channels + 2)
         self.present = ResidualBlock(channels)
