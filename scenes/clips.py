@@ -160,15 +160,20 @@ def _video_container(path: Path):
 
 def _read_video_frame(path: Path, index: int) -> np.ndarray:
     """Frame `index` (from 0) of a video with a constant frame rate, found by seeking to the key frame before it."""
-    container = _video_container(path)
-    stream = container.streams.video[0]
-    rate, base, start = stream.average_rate, stream.time_base, stream.start_time or 0
-    if rate is None or base is None:
-        raise DataError(f"{path}: expected a video with a constant frame rate, got none; encode it again or use pictures")
-    container.seek(int(start + index / rate / base), stream=stream)
-    for frame in container.decode(stream):
-        if frame.pts is not None and round((frame.pts - start) * base * rate) == index:
-            return frame.to_ndarray(format="rgb24")
+    import av
+
+    try:
+        container = _video_container(path)
+        stream = container.streams.video[0]
+        rate, base, start = stream.average_rate, stream.time_base, stream.start_time or 0
+        if rate is None or base is None:
+            raise DataError(f"{path}: expected a video with a constant frame rate, got none; encode it again or use pictures")
+        container.seek(int(start + index / rate / base), stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts is not None and round((frame.pts - start) * base * rate) == index:
+                return frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, IndexError) as error:
+        raise DataError(f"{path}: not readable as a video ({error}); restore it or mark its views as not alive") from error
     raise DataError(f"{path}: no frame {index} in the video; correct views.parquet")
 
 
