@@ -13,6 +13,8 @@ from scenes.simulator.roads import RoadMap, Route
 
 TICK_S = 0.1
 """Step of the traffic simulation; between ticks everything moves straight on."""
+REACTION_TICKS = 2
+"""Drivers look ahead every so many ticks."""
 MIN_GAP_M = 2.0
 HEADWAY_S = 1.3
 BRAKE_MPS2 = 2.5
@@ -56,6 +58,8 @@ class Driver(Actor):
     """Offset to the left of the route."""
     wish_mps: float = 10.0
     towing: "Towed | None" = None
+    leader: tuple[float, float] = (1e3, 0.0)
+    """Free distance ahead and speed of what ends it, as last looked at."""
 
     def place(self) -> None:
         """Sets the pose from the arc length."""
@@ -67,7 +71,10 @@ class Driver(Actor):
     def step(self, world: "Traffic", time_s: float) -> None:
         """One tick of the driver model."""
         assert self.route is not None
-        gap, leader_mps = world.leader(self, time_s)
+        if round(time_s / TICK_S) % REACTION_TICKS == 0:
+            self.leader = world.leader(self, time_s)
+        gap, leader_mps = self.leader
+        self.leader = max(gap - max(self.speed_mps - leader_mps, 0.0) * TICK_S, 0.0), leader_mps
         wish = max(min(self.wish_mps, self.route.limit_mps(self.arc_m)), 0.1)
         speed = self.speed_mps
         dynamic_gap = MIN_GAP_M + max(0.0, speed * HEADWAY_S + speed * (speed - leader_mps) / (2 * np.sqrt(1.5 * BRAKE_MPS2)))

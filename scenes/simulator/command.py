@@ -1,8 +1,8 @@
 """How is `surround4d sim` run: which clips are missing, and who simulates them?"""
 
 import multiprocessing
-import os
 import shutil
+import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,11 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from scenes.atomic import read_json
 from scenes.errors import ConfigError, DataError, SurroundError
 from scenes.simulator.config import MIXED, SimulationConfig, parse_size
-from scenes.simulator.simulate import clip_name, simulate_clip
+from scenes.simulator.replay import check_replay
+from scenes.simulator.simulate import clip_name, clip_prefix, settings_of, simulate_clip
 
 
 def simulate(
@@ -44,9 +46,11 @@ def simulate(
     """
     if clips < 1 or workers < 1:
         raise ConfigError(f"--clips and --workers: expected at least 1, got {clips} and {workers}; choose positive numbers")
+    if replay is not None:
+        check_replay(replay)
     config = SimulationConfig(seconds, hz, seed, parse_size(size), scenario, weather, replay)
-    prepare_folder(out)
-    missing = [index for index in range(clips) if not (out / clip_name(config, index) / "clip.json").is_file()]
+    prepare_folder(out, clip_prefix(config))
+    missing = [index for index in range(clips) if not is_done(out / clip_name(config, index), config)]
     if len(missing) < clips:
         Console().print(f"{clips - len(missing)} of {clips} clips are there already")
     failures = run_jobs(out, config, missing, workers)
@@ -55,17 +59,29 @@ def simulate(
     return 2 if failures else 0
 
 
-def prepare_folder(out: Path) -> None:
-    """Makes the output folder and clears what a killed run left half-written in it."""
+def prepare_folder(out: Path, prefix: str) -> None:
+    """Makes the output folder and clears what a killed run of the same clips left half-written in it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
-    for leftover in out.glob(".sim_*.tmp"):
+    for leftover in out.glob(f".{prefix}*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def is_done(path: Path, config: SimulationConfig) -> bool:
+    """Whether the clip is there already; one made with other settings is refused."""
+    if not path.exists():
+        return False
+    made_with, wanted = read_json(path / "clip.json").get("info", {}).get("simulation"), settings_of(config)
+    if made_with != wanted:
+        other = [name for name in wanted if not isinstance(made_with, dict) or made_with.get(name) != wanted[name]]
+        raise ConfigError(
+            f"{path}: expected a clip made with the same settings, got another {', '.join(other)}; choose another folder or seed"
+        )
+    return True
 
 
 def run_jobs(out: Path, config: SimulationConfig, indices: list[int], workers: int) -> list[str]:

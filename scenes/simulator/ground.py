@@ -75,7 +75,7 @@ def fill_polygon(image: np.ndarray, corners_px: np.ndarray, value: int) -> None:
 
 def paint_ground(road_map: RoadMap, rng: np.random.Generator) -> GroundRaster:
     """The material raster of a road map: paving, asphalt, markings, crosswalks, stalls."""
-    raster = _blank_raster(road_map)
+    raster = blank_raster(np.concatenate([street.middle.points_world for street in road_map.streets] + road_map.plazas))
     for street in road_map.streets:
         if street.sidewalk_m > 0:
             _ribbon(raster, street.middle, street.half_width_m + street.sidewalk_m, Ground.PAVING)
@@ -95,14 +95,15 @@ def paint_ground(road_map: RoadMap, rng: np.random.Generator) -> GroundRaster:
         for stop in route.stops:
             _mark_stop_line(raster, route.path, stop.arc_m, 2 * route.half_room_m)
     for path, _ in road_map.crosswalks:
-        _mark_crosswalk(raster, path)
+        mark_crosswalk(raster, path)
     for x, y, yaw in road_map.stalls:
         _mark_stall(raster, x, y, yaw)
     return raster
 
 
-def _blank_raster(road_map: RoadMap, margin_m: float = 45.0) -> GroundRaster:
-    points = np.concatenate([street.middle.points_world for street in road_map.streets] + road_map.plazas)
+def blank_raster(points_world: np.ndarray, margin_m: float = 45.0) -> GroundRaster:
+    """Grass around all points (P, 2)."""
+    points = points_world
     low, high = points.min(axis=0) - margin_m, points.max(axis=0) + margin_m
     columns, rows = np.ceil((high - low) / CELL_M).astype(int) // 16 * 16 + 16
     return GroundRaster(low, np.full((rows, columns), Ground.GRASS, dtype=np.uint8))
@@ -118,7 +119,7 @@ def _mark_street(raster: GroundRaster, street: Street, road_map: RoadMap, yellow
 
     def line(left_m: float, material: Ground, dash_m: float = 0.0) -> None:
         for piece in outside_junctions(street.middle.offset(left_m), road_map.junctions, 4.5):
-            for part in _dashes(Path2D(piece), dash_m) if dash_m else [piece]:
+            for part in dashes(Path2D(piece), dash_m) if dash_m else [piece]:
                 raster.stroke(part, 0.15, material)
 
     if street.lane_width_m < 3.21 and not road_map.junctions:
@@ -141,11 +142,13 @@ def _mark_stop_line(raster: GroundRaster, path: Path2D, arc_m: float, lane_width
     )
 
 
-def _dashes(path: Path2D, dash_m: float) -> list[np.ndarray]:
+def dashes(path: Path2D, dash_m: float) -> list[np.ndarray]:
+    """Segments (2, 2) of `dash_m` with gaps of twice that."""
     return [path.at(np.array([start, start + dash_m])) for start in np.arange(0, path.length_m - dash_m, 3 * dash_m)]
 
 
-def _mark_crosswalk(raster: GroundRaster, path: Path2D) -> None:
+def mark_crosswalk(raster: GroundRaster, path: Path2D) -> None:
+    """Stripes across a middle line over the road."""
     yaw = float(path.yaw_at(path.length_m / 2))
     across = np.array([-np.sin(yaw), np.cos(yaw)]) * 1.8
     along = np.array([np.cos(yaw), np.sin(yaw)]) * 0.45
@@ -165,8 +168,9 @@ def ground_albedo(raster: GroundRaster, rng: np.random.Generator, wet: float) ->
     grass = np.array([[0.28, 0.38, 0.17], [0.36, 0.36, 0.2], [0.42, 0.38, 0.3], [0.5, 0.5, 0.49]])[rng.integers(4)]
     asphalt = rng.uniform(0.22, 0.42) * np.array([1.0, 1.0, rng.uniform(0.98, 1.05)])
     paint = rng.uniform(0.75, 0.95)
-    palette = np.array([grass, rng.uniform(0.45, 0.62) * np.array([1.0, 0.98, 0.94]), asphalt, [paint, paint, paint], [paint, 0.74 * paint, 0.15],
-                        [0.66, 0.65, 0.62], [0.4, 0.4, 0.4]])  # fmt: skip
+    paving = rng.uniform(0.45, 0.62) * np.array([1.0, 0.98, 0.94])
+    white, yellow = paint * np.ones(3), paint * np.array([1.0, 0.74, 0.17])
+    palette = np.stack([grass, paving, asphalt, white, yellow, np.array([0.66, 0.65, 0.62]), np.full(3, 0.4)])
     palette[1:3] *= 1 - 0.35 * wet
     rows, columns = raster.material.shape
     coarse, fine = smooth_noise(rng, 512, 512, 4, 4), rng.normal(0, 1, (256, 256)).astype(np.float32)

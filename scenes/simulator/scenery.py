@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scenes.simulator.ground import CELL_M, Ground, GroundRaster
+from scenes.simulator.ground import CELL_M, ROAD_MATERIALS, Ground, GroundRaster
 from scenes.simulator.meshes import Mesh, Texture, ball, box, cylinder, merge, mesh_of
 from scenes.simulator.paths import Path2D
 from scenes.simulator.roads import RoadMap
@@ -59,6 +59,21 @@ def build_scenery(scenario: str, road_map: RoadMap, raster: GroundRaster, rng: n
         if scenario == "parking":
             _border_plaza(scenery, road_map, raster, rng)
     _scatter_plants(scenery, raster, rng, 160 if scenario == "highway" else 60)
+    return scenery
+
+
+def scenery_along(way: Path2D, raster: GroundRaster, rng: np.random.Generator) -> Scenery:
+    """Scenery for a recorded drive whose surroundings are unknown: buildings and plants on the free ground along the way."""
+    scenery = Scenery()
+    for side in (-1, 1):
+        for left_m in (16.0, 30.0):
+            _line_street(scenery, way.offset(side * left_m), side, raster, rng)
+        line = way.offset(side * 11.0)
+        for arc in np.arange(rng.uniform(0, 20), line.length_m, 28.0):
+            point, yaw = line.at(arc), float(line.yaw_at(arc))
+            if raster.at(point) not in ROAD_MATERIALS:
+                _add_lamp(scenery, point, -side * np.array([-np.sin(yaw), np.cos(yaw)]), rng)
+    _scatter_plants(scenery, raster, rng, 90)
     return scenery
 
 

@@ -12,13 +12,12 @@ from scenes.rigs import Rig, default_rig
 from scenes.simulator.config import SimulationConfig
 from scenes.simulator.rays import CameraRays, camera_rays
 from scenes.simulator.renderer import Moment, Renderer
+from scenes.simulator.replay import replayed_world
 from scenes.simulator.truth import occupancy_truth, with_visibility
-from scenes.simulator.world import World, build_world
+from scenes.simulator.world import LEAD_S, World, build_world
 
 START_NS = 1_000_000_000
 """Time stamp of a clip's first frame."""
-LEAD_S = 0.1
-"""World time of the first frame: cameras may fire a little before it."""
 OFFSET_GROUPS_S = {"front": -0.012, "left": 0.006, "right": 0.006, "rear": 0.024}
 """Capture time minus frame time, by the first part of the camera's name: cameras of one group fire together."""
 EGO_POSE_HZ = 50
@@ -34,7 +33,12 @@ def capture_offsets(rig: Rig, rng: np.random.Generator) -> dict[str, float]:
 
 def clip_name(config: SimulationConfig, clip_index: int) -> str:
     """Folder name of a clip."""
-    return f"sim_{config.seed:05d}_{clip_index:05d}"
+    return f"{clip_prefix(config)}{clip_index:05d}"
+
+
+def clip_prefix(config: SimulationConfig) -> str:
+    """What the folder names of all clips of a run begin with."""
+    return f"{'sim' if config.replay is None else 'replay'}_{config.seed:05d}_"
 
 
 def simulate_clip(path: Path, config: SimulationConfig, clip_index: int, threads: int = 1) -> None:
@@ -43,7 +47,7 @@ def simulate_clip(path: Path, config: SimulationConfig, clip_index: int, threads
     Raises `DataError` if the folder exists or cannot be written.
     """
     rng = np.random.default_rng([config.seed, clip_index])
-    world = build_world(config, rng, clip_index)
+    world = build_world(config, rng, clip_index) if config.replay is None else replayed_world(config, rng, clip_index)
     rig = default_rig(*config.size_hw)
     info = {
         "dataset": "surround4d simulator",
@@ -51,9 +55,17 @@ def simulate_clip(path: Path, config: SimulationConfig, clip_index: int, threads
         "description": f"simulated {world.scenario}, {world.light.weather}",
         "scenario": world.scenario,
         "weather": world.light.weather,
+        "simulation": settings_of(config),
+        **world.info,
     }
     with write_clip(path, path.name, rig, ego_trajectory(world, config), info) as writer:
         _render_clip(writer, world, rig, config, rng, threads)
+
+
+def settings_of(config: SimulationConfig) -> dict:
+    """The settings that decide a clip's bytes, as JSON values."""
+    replay = None if config.replay is None else config.replay.name
+    return {**asdict(config), "size_hw": list(config.size_hw), "replay": replay}
 
 
 def ego_trajectory(world: World, config: SimulationConfig) -> Trajectory:

@@ -1,6 +1,6 @@
 """What is the whole world of one clip: its ground, scenery, light, and where everybody is at any instant?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -28,7 +28,9 @@ from scenes.simulator.weather import Light, make_light, paint_sky
 
 LABEL_REACH_M = 80.0
 """Objects nearer than this to the ego vehicle are labelled and drawn as long as they exist."""
-SETTLE_S = 3.0
+LEAD_S = 0.1
+"""World time of a clip's first frame: cameras may fire a little before it."""
+SETTLE_S = 2.0
 """Traffic runs this long before the clip starts."""
 SHADOW_HALVING = 2
 
@@ -45,6 +47,8 @@ class World:
     lanes: list[Lane]
     columns: "StaticColumns"
     scenario: str
+    info: dict = field(default_factory=dict)
+    """More about the clip's origin, as JSON values."""
 
     def ego_at(self, time_s: float) -> np.ndarray:
         """`world_from_ego` (4, 4)."""
@@ -77,15 +81,20 @@ class StaticColumns:
 def build_world(config: SimulationConfig, rng: np.random.Generator, clip_index: int) -> World:
     """The procedural world of a clip."""
     scenario = SCENARIOS[clip_index % len(SCENARIOS)] if config.scenario == MIXED else config.scenario
-    weather = str(rng.choice(WEATHERS, p=[0.42, 0.14, 0.14, 0.16, 0.14])) if config.weather == MIXED else config.weather
+    weather = pick_weather(config, rng)
     reach = {"highway": 26.0 * config.seconds, "parking": 0.0}.get(scenario, 13.0 * config.seconds)
     road_map = build_road_map(scenario, rng, min(reach, 600.0))
     raster = paint_ground(road_map, rng)
     scenery = build_scenery(scenario, road_map, raster, rng)
     traffic = spawn_traffic(scenario, road_map, rng, config.seconds)
     traffic.run(SETTLE_S)
-    traffic.run(config.seconds + 1.0)
+    traffic.run(config.seconds + 0.3)
     return assemble(traffic, scenery, raster, make_light(weather, rng), scenario, rng)
+
+
+def pick_weather(config: SimulationConfig, rng: np.random.Generator) -> str:
+    """The weather asked for, or a random one, by day more often than not."""
+    return str(rng.choice(WEATHERS, p=[0.42, 0.14, 0.14, 0.16, 0.14])) if config.weather == MIXED else config.weather
 
 
 def assemble(traffic: Traffic, scenery: Scenery, raster: GroundRaster, light: Light, scenario: str, rng: np.random.Generator) -> World:
