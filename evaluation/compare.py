@@ -12,12 +12,17 @@ from rich.table import Table
 from evaluation.breakdown import GROUPS, RANGE_BINS_M, VISIBILITY_BINS, SubsetMetrics, in_range, match_group, with_visibility
 from evaluation.detection import TP_ERRORS, DetectionMetrics, DetectionSettings, countable_truth, nuscenes_metrics
 from evaluation.matching import BoxTable
-from scenes.boxes import Boxes
+from evaluation.occupancy import OccupancyCounts, OccupancyMetrics
+from evaluation.tracking import TRACKING_CLASSES, TrackingMetrics, TrackingSettings, tracking_metrics
+from evaluation.tracks import TrackedClip
+from scenes.boxes import CLASS_NAMES, VEHICLE_CLASSES, Box3D, Boxes
 from scenes.clips import Clip
 from scenes.errors import DataError
+from scenes.geometry import NS_PER_S
 from scenes.layers import LabelLayer
 
 REPORT_SCHEMA_VERSION = 1
+TRACKED_GROUPS = {**{name: (name,) for name in TRACKING_CLASSES}, "vehicle": VEHICLE_CLASSES}
 Item = tuple[Clip, LabelLayer, LabelLayer]
 """A clip, the predicted layer and the truth layer."""
 
@@ -30,6 +35,10 @@ class CompareSettings:
     range_bins_m: tuple[tuple[float, float], ...] = RANGE_BINS_M
     vehicle_ranges_m: tuple[float, ...] = (30.0, 50.0)
     """Ranges within which all vehicles together, whatever their class, are measured."""
+    tracking: TrackingSettings = field(default_factory=lambda: TrackingSettings(groups=TRACKED_GROUPS))
+    """Tracks are measured where both layers have ids."""
+    occupancy: bool = True
+    """Measure voxels where both layers have some."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,10 @@ class EvaluationReport:
     """Range bin to group (`GROUPS`) to result."""
     visibility: dict[str, dict[str, SubsetMetrics]]
     """Visibility bin to group to result; recall only."""
+    tracking: TrackingMetrics | None
+    """None if either layer has no track ids."""
+    occupancy: OccupancyMetrics | None
+    """None if no frame has voxels in both layers."""
 
     def to_json(self) -> dict:
         """All figures as JSON values; what is not defined is null."""
@@ -77,12 +90,19 @@ class EvaluationReport:
                     name: {g: {"num_truth": s.num_truth, "recall": s.recall} for g, s in groups.items()}
                     for name, groups in self.visibility.items()
                 },
+                "tracking": None if self.tracking is None else _tracking_json(self.tracking),
+                "occupancy": None if self.occupancy is None else _occupancy_json(self.occupancy),
             }
         )
 
     def table(self) -> Group:
         """The figures a person looks at first, for a rich console."""
-        return Group(self._class_table(), self._vehicle_table(), self._split_table())
+        tables = [self._class_table(), self._vehicle_table(), self._split_table()]
+        if self.tracking is not None:
+            tables.append(_tracking_table(self.tracking))
+        if self.occupancy is not None:
+            tables.append(_occupancy_table(self.occupancy))
+        return Group(*tables)
 
     def _class_table(self) -> Table:
         frames = f"{self.num_frames} frames of {self.num_clips} clip{'s' if self.num_clips != 1 else ''}"
@@ -149,6 +169,42 @@ def _subset_json(subset: SubsetMetrics) -> dict:
     return {**asdict(subset), "mean_ap": subset.mean_ap}
 
 
+def _tracking_table(tracking: TrackingMetrics) -> Table:
+    table = plain_table("tracking, at the best score threshold; AMOTA and AMOTP over all")
+    header = ("tracked", "tracks", "AMOTA", "AMOTP m", "MOTA", "recall", "switches", "frag.", "TID s", "LGD s", "IDF1", "HOTA", "AssA")
+    for name in header:
+        table.add_column(name, justify="left" if name == "tracked" else "right")
+    for name, g in tracking.present.items():
+        counts = (str(g.clear.num_switches), str(g.clear.num_fragmentations))
+        tail = (g.clear.initialisation_s, g.clear.longest_gap_s, g.identity.idf1, g.hota.hota, g.hota.ass_a)
+        start = map(number, (g.amota, g.amotp, g.clear.mota, g.clear.recall))
+        table.add_row(name, str(g.clear.num_tracks), *start, *counts, *map(number, tail))
+    return table
+
+
+def _tracking_json(tracking: TrackingMetrics) -> dict:
+    groups = {}
+    for name, g in tracking.groups.items():
+        clear = {**asdict(g.clear), "mota": g.clear.mota, "motp": g.clear.motp, "recall": g.clear.recall, "precision": g.clear.precision}
+        rest = {"clear": clear, "identity": {**asdict(g.identity), "idf1": g.identity.idf1}, "hota": asdict(g.hota)}
+        groups[name] = {"amota": g.amota, "amotp": g.amotp, "score_threshold": g.score_threshold, **rest}
+    classes = [name for name in tracking.present if name in CLASS_NAMES]
+    return {"amota": tracking.mean("amota", classes), "amotp": tracking.mean("amotp", classes), "groups": groups}
+
+
+def _occupancy_table(occupancy: OccupancyMetrics) -> Table:
+    table = plain_table(f"occupancy, {occupancy.num_frames} frames")
+    for name in ("mIoU", "occupied IoU", "RayIoU", "flow error m/s", "road IoU", "other IoU", "car IoU"):
+        table.add_column(name, justify="right")
+    states = [occupancy.iou[name] for name in ("road", "other", "car")]
+    table.add_row(*map(number, [occupancy.miou, occupancy.occupied_iou, occupancy.ray_iou, occupancy.flow_error_mps, *states]))
+    return table
+
+
+def _occupancy_json(occupancy: OccupancyMetrics) -> dict:
+    return {**asdict(occupancy), "miou": occupancy.miou, "ray_iou": occupancy.ray_iou}
+
+
 def plain_table(title: str) -> Table:
     """An empty table with a line under its head."""
     return Table(title=title, title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -183,7 +239,7 @@ def compare_layers(items: Iterable[Item], settings: CompareSettings | None = Non
     when there is no such frame.
     """
     settings = settings or CompareSettings()
-    collected = _Collected()
+    collected = _Collected(settings)
     for clip, pred_layer, truth_layer in items:
         collected.add(clip, pred_layer, truth_layer)
     collected.require_frames()
@@ -201,6 +257,8 @@ def compare_layers(items: Iterable[Item], settings: CompareSettings | None = Non
         vehicles={f"{r:g} m": in_range(matched["vehicle"], 0.0, r) for r in settings.vehicle_ranges_m},
         ranges={f"{b[0]:g}-{b[1]:g} m": {g: in_range(m, *b) for g, m in matched.items()} for b in settings.range_bins_m},
         visibility={_visibility_name(*b): {g: with_visibility(m, *b, farthest) for g, m in matched.items()} for b in VISIBILITY_BINS},
+        tracking=tracking_metrics(collected.tracked, settings.tracking) if collected.has_tracks else None,
+        occupancy=collected.occupancy.result() if collected.occupancy.num_frames else None,
     )
 
 
@@ -208,6 +266,7 @@ def compare_layers(items: Iterable[Item], settings: CompareSettings | None = Non
 class _Collected:
     """What is kept of the clips that went by."""
 
+    settings: CompareSettings
     pred_ego: list[Boxes] = field(default_factory=list)
     """One entry for each frame that both layers label."""
     truth_ego: list[Boxes] = field(default_factory=list)
@@ -215,12 +274,18 @@ class _Collected:
     truth_names: set[str] = field(default_factory=set)
     num_clips: int = 0
     num_frames_without_prediction: int = 0
+    tracked: list[TrackedClip] = field(default_factory=list)
+    """Boxes within the range of their class, in the world frame."""
+    occupancy: OccupancyCounts = field(default_factory=OccupancyCounts)
 
     def add(self, clip: Clip, pred_layer: LabelLayer, truth_layer: LabelLayer) -> None:
         """Takes one clip in."""
         self.num_clips += 1
         self.pred_names.add(pred_layer.name)
         self.truth_names.add(truth_layer.name)
+        stamps_s: list[float] = []
+        pred_world: list[Boxes] = []
+        truth_world: list[Boxes] = []
         for index in sorted(truth_layer.boxes_world):
             pred, truth = clip.boxes_ego(pred_layer, index), clip.boxes_ego(truth_layer, index)
             if pred is None or truth is None:
@@ -228,6 +293,33 @@ class _Collected:
                 continue
             self.pred_ego.append(pred)
             self.truth_ego.append(truth)
+            stamps_s.append((clip.frames[index].timestamp_ns - clip.frames[0].timestamp_ns) / NS_PER_S)
+            truth = countable_truth(BoxTable.of([truth]), self.settings.detection.min_visibility).boxes
+            world_from_ego = clip.frames[index].world_from_ego
+            pred_world.append(self._within_range(pred).transform(world_from_ego))
+            truth_world.append(self._within_range(truth).transform(world_from_ego))
+            self._add_occupancy(pred_layer, truth_layer, index)
+        if stamps_s:
+            self.tracked.append(TrackedClip(np.array(stamps_s), pred_world, truth_world))
+
+    def _within_range(self, boxes_ego: Boxes) -> Boxes:
+        """The boxes nearer than the range at which their class counts."""
+        range_m = np.array([self.settings.detection.class_range_m.get(name, 0.0) for name in CLASS_NAMES])
+        distance_m = np.hypot(boxes_ego.box[:, Box3D.X], boxes_ego.box[:, Box3D.Y])
+        return boxes_ego.select(distance_m < range_m[boxes_ego.class_id])
+
+    def _add_occupancy(self, pred_layer: LabelLayer, truth_layer: LabelLayer, index: int) -> None:
+        pred = pred_layer.occupancy(index) if self.settings.occupancy else None
+        truth = truth_layer.occupancy(index) if pred is not None else None
+        if pred is not None and truth is not None:
+            self.occupancy.add(pred, truth)
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether predictions and all of the truth have track ids."""
+        pred = [boxes.track_id for clip in self.tracked for boxes in clip.pred_world]
+        truth = [boxes.track_id for clip in self.tracked for boxes in clip.truth_world]
+        return any((ids >= 0).any() for ids in pred) and any(len(ids) for ids in truth) and all((ids >= 0).all() for ids in truth)
 
     def require_frames(self) -> None:
         """Refuses with `DataError` if no frame is labelled in both layers."""

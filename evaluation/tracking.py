@@ -1,6 +1,6 @@
 """How well are objects tracked? The nuScenes tracking metrics (AMOTA, AMOTP, ...), and IDF1 and HOTA beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,9 +66,9 @@ class TrackingMetrics:
         """The groups that the truth has; the devkit averages over these as well."""
         return {name: group for name, group in self.groups.items() if group.clear.num_truth}
 
-    def mean(self, name: str) -> float:
-        """Mean of `amota` or `amotp` over the groups that the truth has."""
-        values = [getattr(group, name) for group in self.present.values()]
+    def mean(self, name: str, groups: Iterable[str] | None = None) -> float:
+        """Mean of `amota` or `amotp` over the groups that the truth has (or over some of them)."""
+        values = [getattr(group, name) for key, group in self.present.items() if groups is None or key in groups]
         return float(np.mean(values)) if values else float("nan")
 
 

@@ -85,7 +85,7 @@ def _predictor(what: str, clip_paths: list[Path], memory: bool, device: str) -> 
         return lambda clip: clip.layer(what)
     from training.checkpoints import load_checkpoint
 
-    if "@" in what or what in ("truth", "human"):
+    if not Path(what).exists() and ("@" in what or what in ("truth", "human")):
         raise DataError(f"label layer {what!r}: none of the clips has it, they have {', '.join(layers) or 'none'}; name one of these")
     checkpoint = load_checkpoint(what, device)
     name = str(checkpoint.meta["name"])
