@@ -63,7 +63,10 @@ def link_costs(living: Living, detected: Detected, rows: np.ndarray, settings: G
     box = detected.evidence.box_world[rows]
     offset = box[None, :, :2] - living.states.mean[:, None, :2]
     inverse, det = invert_2x2(living.states.cov[:, None, :2, :2] + detected.covariance[None, rows])
-    distance2 = np.einsum("kdi,kdij,kdj->kd", offset, inverse, offset)
+    dx, dy = offset[..., 0], offset[..., 1]
+    distance2 = dx * dx * inverse[..., 0, 0] + 2 * dx * dy * inverse[..., 0, 1] + dy * dy * inverse[..., 1, 1]
+    if not distance2.size:
+        return distance2
     size = (((detected.log_size[rows][None] - living.log_size[:, None]) / 0.3) ** 2).sum(-1)
     yaw = (folded_angle(box[None, :, Box3D.YAW] - living.yaw[:, None]) / noise.yaw_rad) ** 2
     height = ((box[None, :, Box3D.Z] - living.z[:, None]) / (2 * noise.height_m)) ** 2
@@ -121,9 +124,11 @@ class DirectedPass:
         free = np.ones(len(self.living.last), dtype=bool)
         unclaimed = []
         for band in (rows[score[rows] >= link.high_score], rows[score[rows] < link.high_score]):
+            if not len(band):
+                continue
             tracks = np.flatnonzero(free)
-            cost = link_costs(self.living.take(tracks), self.detected, band, self.settings)
-            k, d = assign(cost)
+            living = self.living if len(tracks) == len(free) else self.living.take(tracks)
+            k, d = assign(cost := link_costs(living, self.detected, band, self.settings))
             self._extend(tracks[k], band[d], cost[k, d], now_s)
             free[tracks[k]] = False
             unclaimed.append(np.delete(band, d))

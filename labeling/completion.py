@@ -27,20 +27,19 @@ def unseen_s(track: SolvedTrack, time_s: np.ndarray) -> np.ndarray:
     return np.minimum(np.abs(seen_s[after] - own_s), np.abs(seen_s[before] - own_s))
 
 
-def kept_frames(track: SolvedTrack, evidence: Evidence, in_view: InView, settings: GroupSettings) -> np.ndarray:
-    """(F,) bool: measured frames, frames inside gaps that may be filled, and ends within view (a gap in the view ends them)."""
-    measured = track.is_measured
+def kept_frames(track: SolvedTrack, probability: np.ndarray, evidence: Evidence, in_view: InView, settings: GroupSettings) -> np.ndarray:
+    """(F,) bool: the frames probable enough, gaps only up to `fill_s`, ends only within view."""
+    keep = probability >= settings.confidence.keep_share * probability[track.is_measured].max()
     own_s = evidence.time_s[track.frames]
-    seen = np.flatnonzero(measured)
-    keep = measured.copy()
+    seen = np.flatnonzero(track.is_measured)
     for a, b in pairwise(seen):
-        if b - a > 1 and (track.is_static or own_s[b] - own_s[a] <= settings.completion.fill_s):
-            keep[a + 1 : b] = True
+        if b - a > 1 and own_s[b] - own_s[a] > settings.completion.fill_s:
+            keep[a + 1 : b] = False
     for outside in (range(seen[0] - 1, -1, -1), range(seen[-1] + 1, len(keep))):
+        visible = True
         for k in outside:
-            if not in_view(int(track.frames[k]), track.box_world[k : k + 1, :3])[0]:
-                break
-            keep[k] = True
+            visible = visible and keep[k] and in_view(int(track.frames[k]), track.box_world[k : k + 1, :3])[0]
+            keep[k] = visible
     return keep
 
 

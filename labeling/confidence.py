@@ -1,42 +1,78 @@
-"""How sure is a track, and each of its boxes? A logistic model of a track's record, calibrated on tracks with known truth."""
+"""How sure is each box of a track? A logistic model of what was detected near it in time, fitted on tracks with known truth.
+
+Gaps, weak beginnings and junk that hangs on to a good track get low probabilities frame by frame, so they can be left out one by one.
+"""
 
 import numpy as np
+from scipy.optimize import minimize
 
 from labeling.completion import unseen_s
 from labeling.evidence import Evidence
-from labeling.settings import ConfidenceSettings, GroupSettings
+from labeling.settings import ConfidenceSettings
 from labeling.trajectory import SolvedTrack
 
-FEATURES = ("best", "mean", "length", "hit", "range")
-"""Names of the columns of `track_features`, each with its weight in `ConfidenceSettings`."""
+FEATURES = ("local", "side", "own", "best", "length", "unseen", "range")
+"""Names of the columns of `box_features`, each with its weight in `ConfidenceSettings`."""
+LOCAL_S = 0.5
+"""Width (standard deviation) of the window of the `local` feature."""
+SIDE_S = 1.5
+"""Reach of the `side` feature."""
 
 
 def log_odds(probability: np.ndarray) -> np.ndarray:
-    """Log odds of probabilities, held within +-6."""
-    return np.clip(np.log(np.maximum(probability, 1e-9)) - np.log(np.maximum(1 - probability, 1e-9)), -6, 6)
+    """Log odds of probabilities, held within +-5."""
+    return np.clip(np.log(np.maximum(probability, 1e-9)) - np.log(np.maximum(1 - probability, 1e-9)), -5, 5)
 
 
-def track_features(track: SolvedTrack, evidence: Evidence) -> np.ndarray:
-    """(5,) what a track's record says, see `ConfidenceSettings` for each."""
-    score = np.sort(evidence.score[track.chain])[::-1]
-    best = score[: max(3, len(score) // 4)].mean()
-    alive = np.flatnonzero(track.is_measured)
-    hit = len(alive) / (alive[-1] - alive[0] + 1)
-    distance_m = np.linalg.norm(track.box_world[:, :2] - evidence.world_from_ego[track.frames, :2, 3], axis=1).min()
-    return np.array([log_odds(best), log_odds(score.mean()), np.log1p(len(score)), hit, distance_m / 10])
+def box_features(track: SolvedTrack, evidence: Evidence) -> np.ndarray:
+    """(F, 7) what a track's record says about each of its boxes, see `ConfidenceSettings` for each."""
+    score = np.zeros(len(track.frames))
+    measured = track.is_measured
+    score[measured] = evidence.score[track.detection[measured]]
+    own_s = evidence.time_s[track.frames]
+    apart_s = own_s[None] - own_s[:, None]
+    kernel = np.exp(-((apart_s / LOCAL_S) ** 2) / 2)
+    local = kernel @ score / kernel.sum(axis=1)
+    before = np.where((apart_s <= 0) & (apart_s >= -SIDE_S), score[None], 0.0).max(axis=1)
+    after = np.where((apart_s >= 0) & (apart_s <= SIDE_S), score[None], 0.0).max(axis=1)
+    best = np.sort(score[measured])[::-1]
+    best = best[: max(3, len(best) // 4)].mean()
+    distance_m = np.linalg.norm(track.box_world[:, :2] - evidence.world_from_ego[track.frames, :2, 3], axis=1)
+    everywhere = np.ones(len(score))
+    columns = (
+        log_odds(local),
+        log_odds(np.minimum(before, after)),
+        log_odds(score),
+        everywhere * log_odds(best),
+        everywhere * np.log1p(measured.sum()),
+        np.sqrt(unseen_s(track, evidence.time_s)),
+        distance_m / 10,
+    )
+    return np.stack(columns, axis=1)
 
 
-def track_log_odds(features: np.ndarray, settings: ConfidenceSettings) -> np.ndarray:
-    """Log odds (...) of features (..., 5)."""
-    return settings.bias + features @ np.array([getattr(settings, f"{name}_weight") for name in FEATURES])
+def logistic(odds: np.ndarray) -> np.ndarray:
+    """Probabilities of log odds."""
+    return 1 / (1 + np.exp(-np.clip(odds, -30, 30)))
 
 
-def track_probability(track: SolvedTrack, evidence: Evidence, settings: GroupSettings) -> float:
-    """Probability that the track's object is there."""
-    odds = track_log_odds(track_features(track, evidence), settings.confidence)
-    return float(1 / (1 + np.exp(-np.clip(odds, -30, 30))))
+def box_probability(track: SolvedTrack, evidence: Evidence, settings: ConfidenceSettings) -> np.ndarray:
+    """(F,) probability that each box is right."""
+    weights = np.array([getattr(settings, f"{name}_weight") for name in FEATURES])
+    return logistic(settings.bias + box_features(track, evidence) @ weights)
 
 
-def box_probability(track: SolvedTrack, probability: float, time_s: np.ndarray, settings: GroupSettings) -> np.ndarray:
-    """(F,) probability of each box: the track's, less the further in time the nearest detection is."""
-    return probability * np.exp(-unseen_s(track, time_s) / max(settings.confidence.gap_s, 1e-6))
+def fitted_weights(features: np.ndarray, is_right: np.ndarray, ridge: float = 1.0) -> dict[str, float]:
+    """`bias` and `<feature>_weight` of `ConfidenceSettings` that make known boxes (R, 7), (R,) bool most likely."""
+    design = np.concatenate([np.ones((len(features), 1)), features], axis=1)
+    sign = np.where(is_right, 1.0, -1.0)
+    penalty = ridge * np.array([0.0] + [1.0] * features.shape[1])
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        margin = sign * (design @ weights)
+        slope = -sign * logistic(-margin)
+        value = np.logaddexp(0, -margin).sum() + (penalty * weights**2).sum() / 2
+        return float(value), design.T @ slope + penalty * weights
+
+    weights = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x
+    return dict(zip(("bias", *(f"{name}_weight" for name in FEATURES)), weights.round(3).tolist(), strict=True))

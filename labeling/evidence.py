@@ -69,16 +69,16 @@ class Evidence:
         """For each frame the indices of its detections."""
         return np.split(np.arange(len(self)), np.searchsorted(self.frame, np.arange(1, len(self.timestamps_ns))))
 
-    def sight(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distance (N,) and unit direction (N, 2) on the ground from the ego vehicle to each detection."""
-        offset = self.box_world[:, :2] - self.world_from_ego[self.frame, :2, 3]
+    def sight(self, rows: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Distance (N,) and unit direction (N, 2) on the ground from the ego vehicle to each detection (or to `rows` of them)."""
+        offset = self.box_world[rows, :2] - self.world_from_ego[self.frame[rows], :2, 3]
         distance_m = np.hypot(*offset.T)
         return distance_m, offset / np.maximum(distance_m, 1e-6)[:, None]
 
-    def position_covariance(self, noise: NoiseSettings) -> np.ndarray:
-        """(N, 2, 2): long along the ray of sight, short across it, larger for weak scores."""
-        distance_m, along = self.sight()
-        weak = 1 + (noise.weak_factor - 1) * (1 - np.clip(self.score, 0, 1))
+    def position_covariance(self, noise: NoiseSettings, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(N, 2, 2): long along the ray of sight, short across it, larger for weak scores; or of `rows` only."""
+        distance_m, along = self.sight(rows)
+        weak = 1 + (noise.weak_factor - 1) * (1 - np.clip(self.score[rows], 0, 1))
         radial = ((noise.radial_m + noise.radial_per_m * distance_m) * weak) ** 2
         lateral = ((noise.lateral_m + noise.lateral_per_m * distance_m) * weak) ** 2
         outer = along[:, :, None] * along[:, None, :]

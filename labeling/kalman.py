@@ -63,7 +63,8 @@ def invert_2x2(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inverses (..., 2, 2) and determinants (...)."""
     a, b, c, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 0], matrix[..., 1, 1]
     det = a * d - b * c
-    inverse = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2) / det[..., None, None]
+    inverse = np.empty(matrix.shape)
+    inverse[..., 0, 0], inverse[..., 0, 1], inverse[..., 1, 0], inverse[..., 1, 1] = d / det, -b / det, -c / det, a / det
     return inverse, det
 
 
@@ -72,4 +73,5 @@ def update(states: States, observed: np.ndarray, observed_cov: np.ndarray, colum
     gain = states.cov[:, :, columns] @ invert_2x2(states.cov[:, columns, columns] + observed_cov)[0]
     innovation = observed - states.mean[:, columns]
     mean = states.mean + (gain @ innovation[:, :, None])[..., 0]
-    return States(mean, states.cov - gain @ states.cov[:, columns, :])
+    cov = states.cov - gain @ states.cov[:, columns, :]
+    return States(mean, (cov + np.swapaxes(cov, 1, 2)) / 2)

@@ -36,9 +36,9 @@ def kitti_car() -> KittiClass:
     motion = MotionSettings(
         speed_mps=9.0, side_speed_mps=1.5, acceleration_mps2=4.0, smooth_acceleration_mps2=1.5, smooth_jerk_mps3=3.0, static_drift_mps=0.05
     )
-    link = LinkSettings(high_score=0.5, low_score=0.02, birth_score=0.1, gate_m=4.0, coast_s=2.0, coast_std_m=2.5, stitch_s=5.0)
+    link = LinkSettings(high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=4.0, coast_s=2.0, coast_std_m=2.5, stitch_s=5.0)
     group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0), ConfidenceSettings(), duplicate_iou=0.15)
-    return KittiClass("Car", "car", 0.0, 1.0, group)
+    return KittiClass("Car", "car", -2.6, 0.8, group)
 
 
 def kitti_pedestrian() -> KittiClass:
@@ -55,11 +55,13 @@ def kitti_pedestrian() -> KittiClass:
         heading_speed_mps=0.5,
         heading_slip_mps=0.3,
     )
-    link = LinkSettings(high_score=0.5, low_score=0.02, birth_score=0.1, gate_m=1.5, coast_s=1.5, coast_std_m=1.2, stitch_s=3.0, yaw_weight=0.0)
+    link = LinkSettings(
+        high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=1.5, coast_s=1.5, coast_std_m=1.2, stitch_s=3.0, yaw_weight=0.0
+    )
     group = GroupSettings(
         ("pedestrian",), LIDAR_NOISE, motion, link, CompletionSettings(0.3, 3.0), ConfidenceSettings(), duplicate_iou=0.15
     )
-    return KittiClass("Pedestrian", "pedestrian", 0.0, 1.0, group)
+    return KittiClass("Pedestrian", "pedestrian", -4.7, 1.45, group)
 
 
 def kitti_cyclist() -> KittiClass:
@@ -67,9 +69,9 @@ def kitti_cyclist() -> KittiClass:
     motion = MotionSettings(
         speed_mps=5.0, side_speed_mps=1.0, acceleration_mps2=2.0, smooth_acceleration_mps2=0.8, smooth_jerk_mps3=2.0, static_drift_mps=0.05
     )
-    link = LinkSettings(high_score=0.5, low_score=0.02, birth_score=0.1, gate_m=3.0, coast_s=2.0, coast_std_m=1.5, stitch_s=4.0)
+    link = LinkSettings(high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=3.0, coast_s=2.0, coast_std_m=1.5, stitch_s=4.0)
     group = GroupSettings(("bicycle",), LIDAR_NOISE, motion, link, CompletionSettings(0.3, 4.0), ConfidenceSettings(), duplicate_iou=0.15)
-    return KittiClass("Cyclist", "bicycle", 0.0, 1.0, group)
+    return KittiClass("Cyclist", "bicycle", -4.9, 1.1, group)
 
 
 def kitti_classes() -> tuple[KittiClass, ...]:

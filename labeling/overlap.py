@@ -51,12 +51,3 @@ def ground_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shared = ground_overlap(a, b)
     area_a, area_b = (box[:, Box3D.LENGTH] * box[:, Box3D.WIDTH] for box in (a, b))
     return shared / np.maximum(area_a + area_b - shared, 1e-12)
-
-
-def ground_iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(A, B) intersection over union of every pair; only pairs within reach of each other are worked out."""
-    iou = np.zeros((len(a), len(b)))
-    reach = (np.hypot(a[:, 3], a[:, 4])[:, None] + np.hypot(b[:, 3], b[:, 4])[None]) / 2
-    i, j = np.nonzero(np.hypot(a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1]) < reach)
-    iou[i, j] = ground_iou(a[i], b[j])
-    return iou

@@ -6,6 +6,8 @@ from labeling.evidence import Evidence
 from labeling.settings import GroupSettings
 from labeling.tracking import associate_group
 
+STRONG_SCORE = 0.5
+"""Detections from here on are looked at."""
 FEWEST_TRACKS = 3
 MIN_TRAVEL_M = 5.0
 """A track counts if the ego vehicle moved at least this far while it was seen."""
@@ -28,8 +30,7 @@ def track_scale(evidence: Evidence, chain: np.ndarray) -> tuple[float, float, fl
     In the world the object is at  scale * ego + arm : the scale that makes this constant is a least-squares fit; a first one is
     robust against single outliers by dropping those beyond three times the median residual.
     """
-    distance_m, _ = evidence.sight()
-    rows = chain[distance_m[chain] < MAX_DISTANCE_M]
+    rows = chain[evidence.sight(chain)[0] < MAX_DISTANCE_M]
     ego = evidence.world_from_ego[evidence.frame[rows], :2, 3]
     if len(rows) < 8 or np.linalg.norm(ego[-1] - ego[0]) < MIN_TRAVEL_M:
         return None
@@ -48,7 +49,7 @@ def estimated_pose_scale(evidences: list[Evidence], settings: list[GroupSettings
     """What the poses' translations must be multiplied with: the weighted median over standing objects; 1 where too few are seen."""
     found = []
     for evidence, group in zip(evidences, settings, strict=True):
-        evidence, chains = associate_group(evidence, group)
+        evidence, chains = associate_group(evidence.select(evidence.score >= STRONG_SCORE), group)
         found += [estimate for chain in chains if (estimate := track_scale(evidence, chain)) is not None]
     good = np.array([(s, w) for s, spread, w in found if abs(s - 1) < MAX_CHANGE and spread < MAX_SPREAD_M]).reshape(-1, 2)
     if len(good) < FEWEST_TRACKS:

@@ -96,22 +96,29 @@ class CompletionSettings:
 
 @dataclass(frozen=True)
 class ConfidenceSettings:
-    """A logistic model: probability that a track's object is there, from its record of detections."""
+    """A logistic model: probability that a box is right, from what was detected around it (see `labeling.confidence`).
 
-    bias: float = -3.0
-    """Log odds with no evidence at all."""
-    best_weight: float = 1.0
-    """Weight of the log odds of the mean of the best detections (a quarter of them, at least three)."""
-    mean_weight: float = 0.5
-    """Weight of the log odds of the mean score of all detections."""
+    The defaults are a cautious guess for detection scores that are probabilities; `labeling.confidence.fitted_weights` fits them.
+    """
+
+    bias: float = -1.5
+    """Log odds where every feature is 0."""
+    local_weight: float = 0.25
+    """Weight of the log odds of the mean score nearby in time, frames without detection counting 0."""
+    side_weight: float = 0.25
+    """Weight of the log odds of the better detection before or after within a second, whichever side is worse."""
+    own_weight: float = 0.05
+    """Weight of the log odds of the box's own detection."""
+    best_weight: float = 0.7
+    """Weight of the log odds of the mean of the track's best detections (a quarter of them, at least three)."""
     length_weight: float = 0.8
     """Weight of log(1 + number of detections)."""
-    hit_weight: float = 1.5
-    """Weight of the share of frames with a detection between the track's ends."""
+    unseen_weight: float = -0.5
+    """Weight of the root of the seconds to the nearest detection."""
     range_weight: float = 0.0
-    """Weight of the shortest distance seen, in units of 10 m."""
-    gap_s: float = 1.5
-    """A box this far in time from the nearest detection keeps 1/e of its odds beyond the track's own."""
+    """Weight of the distance from the sensors in units of 10 m."""
+    keep_share: float = 0.2
+    """Boxes with less than this share of the probability of their track's best box are left out: tails and long gaps."""
     label_probability: float = 0.5
     """Boxes from here on are labels."""
     ignore_probability: float = 0.15

@@ -6,12 +6,12 @@ import numpy as np
 
 from labeling.association import associate
 from labeling.completion import kept_frames, provenance_of, track_frames
-from labeling.confidence import box_probability, track_probability
+from labeling.confidence import box_probability
 from labeling.duplicates import single_detections, without_duplicates
 from labeling.evidence import Evidence, InView
 from labeling.settings import GroupSettings, TrackingSettings
 from labeling.stitching import stitch
-from labeling.trajectory import SolvedTrack, solve_track
+from labeling.trajectory import solve_track
 from scenes.boxes import Boxes
 
 
@@ -25,7 +25,7 @@ class TrackLabels:
     """(F, 9)."""
     class_id: int
     probability: float
-    """That the object is there at all."""
+    """Mean of its boxes' probabilities."""
     box_probability: np.ndarray
     """(F,) that the box is right."""
     provenance: np.ndarray
@@ -49,16 +49,17 @@ def track_group(evidence: Evidence, in_view: InView, settings: GroupSettings) ->
     """The labels of one group of classes."""
     evidence, chains = associate_group(evidence, settings)
     tracks = [solve_track(evidence, chain, track_frames(evidence, chain, settings), settings) for chain in chains]
-    probability = np.array([track_probability(track, evidence, settings) for track in tracks])
-    kept = [kept_frames(track, evidence, in_view, settings) for track in tracks]
-    kept = without_duplicates(tracks, probability, kept, settings.duplicate_iou)
+    probability = [box_probability(track, evidence, settings.confidence) for track in tracks]
+    strength = np.array([p.max() * len(track.chain) for p, track in zip(probability, tracks, strict=True)])
+    kept = [kept_frames(track, p, evidence, in_view, settings) for track, p in zip(tracks, probability, strict=True)]
+    kept = without_duplicates(tracks, strength, kept, settings.duplicate_iou)
     return [
         TrackLabels(
             track.frames[mask],
             track.box_world[mask],
             track.class_id,
-            float(p),
-            box_probability(track, float(p), evidence.time_s, settings)[mask],
+            float(p[mask].mean()),
+            p[mask],
             provenance_of(track)[mask],
             track.is_static,
         )

@@ -107,7 +107,7 @@ def observe(evidence: Evidence, chain: np.ndarray, frames: np.ndarray, settings:
     box[:, Box3D.YAW] = vote_heading(box[:, Box3D.YAW], weight)
     sensor_xy = evidence.world_from_ego[evidence.frame[chain], :2, 3]
     box[:, :2] = reanchored_centres(box, size, sensor_xy, settings.keep_near_face)
-    information = invert_2x2(evidence.select(chain).position_covariance(settings.noise))[0]
+    information = invert_2x2(evidence.position_covariance(settings.noise, chain))[0]
     return Observations(evidence.frame[chain] - frames[0], evidence.time_s[frames], box, information, weight, size)
 
 

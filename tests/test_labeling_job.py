@@ -1,0 +1,162 @@
+"""Does a labeling job lose nothing, repeat nothing, and let a bad clip fail alone?"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from labeling import clip_labels
+from labeling.clip_labels import LabelSettings, arrays_of_tracks, label_clip, tracks_from_arrays
+from labeling.command import label
+from labeling.job import run_job, shard_of
+from labeling.teacher import fuse_boxes
+from labeling.tracking import TrackLabels
+from scenes.boxes import Boxes
+from scenes.clips import Clip
+from scenes.errors import ConfigError, DataError
+from scenes.layers import LabelLayer, write_layer
+
+SETTINGS = LabelSettings("auto@test", evidence="truth")
+
+
+@pytest.fixture
+def clips(tiny_clip_path, tmp_path) -> Path:
+    """A folder of three clips."""
+    folder = tmp_path / "clips"
+    for name in "abc":
+        shutil.copytree(tiny_clip_path, folder / name)
+    return folder
+
+
+def test_the_layer_reads_back_and_agrees_with_what_it_was_made_from(tiny_clip_path):
+    label_clip(tiny_clip_path, SETTINGS)
+    clip = Clip.open(tiny_clip_path)
+    layer, truth = clip.layer("auto@test"), clip.layer("truth")
+    assert sorted(layer.boxes_world) == list(range(len(clip)))
+    for index, boxes in layer.boxes_world.items():
+        assert sorted(boxes.class_id) == [0, 5]
+        order = np.argsort(boxes.class_id)
+        assert np.abs(boxes.box[order, :2] - truth.boxes_world[index].box[:, :2]).max() < 0.3
+        assert set(boxes.provenance) == {"measured"}
+        assert ((boxes.score > 0) & (boxes.score <= 1)).all()
+    ids = {boxes.track_id[boxes.class_id == 0].item() for boxes in layer.boxes_world.values()}
+    assert len(ids) == 1
+    assert layer.meta["evidence"] == "truth"
+
+
+def test_a_second_run_does_nothing_and_a_changed_setting_only_what_depends_on_it(tiny_clip_path):
+    assert [stage.reused for stage in label_clip(tiny_clip_path, SETTINGS)] == [False, False, False]
+    assert [stage.reused for stage in label_clip(tiny_clip_path, SETTINGS)] == [True, True, True]
+    changed = LabelSettings("auto@test", evidence="truth", tracking=SETTINGS.tracking.with_probabilities(0.9, 0.1))
+    assert [stage.reused for stage in label_clip(tiny_clip_path, changed)] == [True, False, False]
+
+
+def test_killed_between_stages_it_goes_on_where_it_was(tiny_clip_path, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(clip_labels, "write_layer", killed)
+        label_clip(tiny_clip_path, SETTINGS)
+    assert "auto@test" not in Clip.open(tiny_clip_path).layer_names
+    assert [stage.reused for stage in label_clip(tiny_clip_path, SETTINGS)] == [True, True, False]
+    again = tiny_clip_path / "layers" / "auto@test" / "boxes.parquet"
+    bytes_resumed = again.read_bytes()
+    shutil.rmtree(tiny_clip_path / "labeling")
+    shutil.rmtree(again.parent)
+    label_clip(tiny_clip_path, SETTINGS)
+    assert again.read_bytes() == bytes_resumed
+
+
+def test_a_bad_clip_fails_alone_with_its_sentence(clips, capsys):
+    (clips / "b" / "frames.parquet").write_bytes(b"broken")
+    assert label((clips,), layer="auto@job", evidence="truth") == 2
+    assert "frames.parquet" in capsys.readouterr().out
+    report = json.loads((clips / "labeling" / "auto@job.json").read_text())
+    assert report["totals"]["failed"] == 1
+    assert [bool(clip["failure"]) for clip in report["clips"]] == [False, True, False]
+    assert all("auto@job" in Clip.open(clips / name).layer_names for name in "ac")
+
+
+def test_two_workers_write_the_same_labels_as_one(clips):
+    settings = LabelSettings("auto@two", evidence="truth")
+    report = run_job(sorted(clips.iterdir()), settings, 2, Console(quiet=True))
+    assert not report.failures
+    assert report.totals()["labels"] == 3 * 8
+    written = [(clips / name / "layers" / "auto@two" / "boxes.parquet").read_bytes() for name in "abc"]
+    assert written[0] == written[1] == written[2]
+
+
+def test_shards_share_out_all_clips():
+    paths = [Path(str(k)) for k in range(7)]
+    assert sorted(path for part in "123" for path in shard_of(paths, f"{part}/3")) == paths
+    with pytest.raises(ConfigError, match="--shard"):
+        shard_of(paths, "4/3")
+
+
+def test_layers_of_others_are_not_overwritten(tiny_clip_path):
+    write_layer(tiny_clip_path, LabelLayer("auto@test", {0: Boxes.empty()}))
+    with pytest.raises(DataError, match="not written by"):
+        label_clip(tiny_clip_path, SETTINGS)
+
+
+def test_evidence_outside_the_clip_is_refused(tiny_clip_path):
+    write_layer(tiny_clip_path, LabelLayer("model@far", {99: Boxes.make([[0, 0, 0, 4, 2, 1, 0, 0, 0]], [0])}))
+    with pytest.raises(DataError, match="labels frame 99"):
+        label_clip(tiny_clip_path, LabelSettings("auto@test", evidence="model@far"))
+
+
+def test_a_layer_without_boxes_becomes_empty_labels(tiny_clip_path):
+    write_layer(tiny_clip_path, LabelLayer("model@blind", {index: Boxes.empty() for index in range(4)}))
+    label_clip(tiny_clip_path, LabelSettings("auto@test", evidence="model@blind"))
+    assert [len(boxes) for boxes in Clip.open(tiny_clip_path).layer("auto@test").boxes_world.values()] == [0, 0, 0, 0]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_clip_is_one_sentence(tiny_clip_path):
+    tiny_clip_path.chmod(0o500)
+    with pytest.raises(DataError, match="could not be written"):
+        label_clip(tiny_clip_path, SETTINGS)
+
+
+def test_what_contradicts_itself_is_refused_before_anything_is_written(clips):
+    with pytest.raises(ConfigError, match="teacher"):
+        LabelSettings("auto@x")
+    with pytest.raises(ConfigError, match="auto@first"):
+        LabelSettings("truth", evidence="model@x")
+    with pytest.raises(ConfigError, match="folders of clips"):
+        label((), evidence="truth")
+    with pytest.raises(DataError, match="no label layer"):
+        label_clip(clips / "a", LabelSettings("auto@x", evidence="model@unknown"))
+
+
+def test_tracks_survive_their_file():
+    track = TrackLabels(
+        np.array([1, 2]),
+        np.arange(18.0).reshape(2, 9),
+        3,
+        0.5,
+        np.array([0.4, 0.6]),
+        np.array(["measured", "extrapolated"], dtype=object),
+        True,
+    )
+    (again,) = tracks_from_arrays(arrays_of_tracks([track]))
+    assert again.provenance.tolist() == ["measured", "extrapolated"]
+    assert (again.box_world == track.box_world).all()
+    assert tracks_from_arrays(arrays_of_tracks([])) == []
+
+
+def test_two_passes_are_fused_by_score():
+    box = np.array([[10, 0, 1, 4, 2, 1.5, 0.0, 1, 0]])
+    ahead = Boxes.make(box, [0], score=[0.6])
+    turned, alone = [10.4, 0, 1, 4, 2, 1.5, np.pi, 1, 0], [30, 0, 1, 4, 2, 1.5, 0.0, 1, 0]
+    behind = Boxes.make([turned, alone], [1, 0], score=[0.2, 0.5])
+    fused = fuse_boxes(ahead, behind, np.zeros(2))
+    assert fused.score == pytest.approx([0.4, 0.3])
+    assert fused.box[0, 0] == pytest.approx(10.1)
+    assert fused.box[0, 6] == pytest.approx(0.0)
+    assert fused.class_id.tolist() == [0, 0]
