@@ -71,7 +71,7 @@ class Atlas:
     cameras: int
     lenses: Lenses
     sampler: str
-    """"gridsample" or "gather"; the same numbers."""
+    """"gridsample", "gather" or (lifting only) "bag"; the same numbers."""
 
     @classmethod
     def stack(cls, levels: list[Tensor], lenses: Lenses, sampler: str) -> "Atlas":
@@ -109,6 +109,25 @@ def sample_stacked(stacked: Tensor, cameras: int, size_wh: tuple[int, int], view
     return functional.grid_sample(stacked, grid.to(stacked.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def stacked_corners(stacked: Tensor, cameras: int, size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
+    """The four map pixels around each view's pixel and their bilinear shares, both (B, V, P, 4).
+
+    Pixels count through the whole batch: clip, then row, then column.
+    """
+    column, row = stacked_coordinates(stacked, cameras, size_wh, views)
+    total_rows, columns = stacked.shape[2], stacked.shape[3]
+    left, top = column.floor(), row.floor()
+    right_share, low_share = column - left, row - top
+    left, top = left.long(), top.long()
+    right, low = (left + 1).clamp(max=columns - 1), (top + 1).clamp(max=total_rows - 1)
+    clip = torch.arange(stacked.shape[0], device=stacked.device)[:, None, None] * total_rows
+    upper_row, lower_row = (clip + top) * columns, (clip + low) * columns
+    pixel = torch.stack([upper_row + left, upper_row + right, lower_row + left, lower_row + right], dim=-1)
+    left_share, top_share = 1 - right_share, 1 - low_share
+    share = torch.stack([top_share * left_share, top_share * right_share, low_share * left_share, low_share * right_share], dim=-1)
+    return pixel, share
+
+
 def _sample_by_gather(stacked: Tensor, column: Tensor, row: Tensor) -> Tensor:
     """The same by four gathers of whole map pixels."""
     total_rows, columns = stacked.shape[2], stacked.shape[3]
@@ -116,15 +135,10 @@ def _sample_by_gather(stacked: Tensor, column: Tensor, row: Tensor) -> Tensor:
     right_share, low_share = column - left, row - top
     right, low = (left + 1).clamp(max=columns - 1), (top + 1).clamp(max=total_rows - 1)
     flat = stacked.flatten(2)
-    channels = flat.shape[1]
-    result = torch.zeros((), device=stacked.device, dtype=stacked.dtype)
-    for y, x, weight in (
-        (top, left, (1 - low_share) * (1 - right_share)),
-        (top, right, (1 - low_share) * right_share),
-        (low, left, low_share * (1 - right_share)),
-        (low, right, low_share * right_share),
-    ):
-        index = (y * columns + x).long().flatten(1)[:, None].expand(-1, channels, -1)
-        values = flat.gather(2, index).reshape(*flat.shape[:2], *column.shape[1:])
-        result = result + values * weight[:, None].to(stacked.dtype)
-    return result
+
+    def corner(y: Tensor, x: Tensor, share: Tensor) -> Tensor:
+        index = (y * columns + x).long().flatten(1)[:, None].expand(-1, flat.shape[1], -1)
+        return flat.gather(2, index).reshape(*flat.shape[:2], *column.shape[1:]) * share[:, None].to(stacked.dtype)
+
+    upper = corner(top, left, (1 - low_share) * (1 - right_share)) + corner(top, right, (1 - low_share) * right_share)
+    return upper + corner(low, left, low_share * (1 - right_share)) + corner(low, right, low_share * right_share)

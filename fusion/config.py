@@ -97,8 +97,9 @@ class ModelConfig:
     query: QueryConfig = field(default_factory=QueryConfig)
     occupancy: bool = True
     """Predict voxels and flow on the default `scenes.layers.VoxelGrid`."""
-    sampler: str = "gridsample"
-    """How images are sampled: "gridsample", or "gather" for runtimes whose GridSample is not to be trusted. Same numbers."""
+    sampler: str = "auto"
+    """How images are sampled, always with the same numbers: "gridsample"; "gather" for runtimes whose GridSample is not to be
+    trusted; "bag", fastest on a processor but not exportable; "auto" takes "bag" on a processor, else "gridsample"."""
 
     def __post_init__(self) -> None:
         height, width = self.input_hw
@@ -112,8 +113,8 @@ class ModelConfig:
                 f"query.suppression_radius_m: expected {len(self.class_names)} radii, one a class, "
                 f"got {len(self.query.suppression_radius_m)}; add the missing ones"
             )
-        if self.sampler not in ("gridsample", "gather"):
-            raise ConfigError(f"sampler: expected gridsample or gather, got {self.sampler!r}; choose one")
+        if self.sampler not in ("auto", "gridsample", "gather", "bag"):
+            raise ConfigError(f"sampler: expected auto, gridsample, gather or bag, got {self.sampler!r}; choose one")
         if self.bev.token_layers and (self.grid.cells_x % self.bev.token_stride or self.grid.cells_y % self.bev.token_stride):
             raise ConfigError(f"bev.token_stride: {self.bev.token_stride} does not divide the grid {self.grid.shape}; choose a divisor")
 
@@ -143,8 +144,15 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def nano() -> ModelConfig:
-    """Under 3 M parameters, eight pictures of 96x256: trains on a laptop's processor."""
-    return ModelConfig(backbone=BackboneConfig(frozen_stages=2, dropped_blocks=2), bev=BevConfig(encoder_channels=80))
+    """Under 3 M parameters, eight pictures of 96x256: trains on a laptop's processor.
+
+    The shipped checkpoint was trained with exactly this config: names and shapes of its weights must stay.
+    """
+    return ModelConfig(
+        backbone=BackboneConfig(frozen_stages=2, dropped_blocks=2, neck_channels=48, levels=(4, 8, 16, 32)),
+        grid=BevGrid(min_x_m=-32.0, min_y_m=-32.0, cells_x=64, cells_y=64),
+        bev=BevConfig(lift_channels=48, encoder_channels=80),
+    )
 
 
 def edge() -> ModelConfig:

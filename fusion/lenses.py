@@ -137,6 +137,11 @@ def ray_geometry(lenses: Lenses, stride: int) -> Float[Tensor, "B N 9 h w"]:
     return geometry * lenses.alive_BN[..., None, None, None]
 
 
+def ground_distance(geometry: Float[Tensor, "B N 9 h w"]) -> Float[Tensor, "B N 1 h w"]:
+    """Metres along each feature pixel's ray to flat ground, from `ray_geometry`; 10 km for rays that never meet it."""
+    return 10.0 / geometry[:, :, 3:4].clamp(min=1e-3)
+
+
 def _unproject_feature_pixels(lenses: Lenses, stride: int) -> Tensor:
     """Unit rays (B, N, 3, h, w) in the cameras' frames through feature pixel centres: a few fixed-point steps, good for mild lenses."""
     width, height = lenses.size_wh

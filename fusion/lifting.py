@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fusion.atlas import Atlas, Views, best_views, sample_stacked, stack_cameras
+from fusion.atlas import VIEWS, Atlas, Views, best_views, sample_stacked, stack_cameras, stacked_corners
 from fusion.grid import BevGrid
 from perception.blocks import conv_norm_relu
 from perception.depth import DepthBins
@@ -34,16 +35,36 @@ class Lifting(nn.Module):
         views = best_views(points, atlas.lenses)
         values = self.values(atlas.levels[0])
         probability = stack_cameras(depth_logits.float().softmax(1), batch)
-        return self._gather(atlas, views, values, probability)
-
-    def _gather(self, atlas: Atlas, views: Views, values: Tensor, probability: Tensor) -> Tensor:
-        stacked = torch.cat([values, probability.to(values.dtype)], dim=1)
-        samples = sample_stacked(stacked, atlas.cameras, atlas.lenses.size_wh, views, atlas.sampler)
-        channels = values.shape[1]
-        hat = self.bins.hat(self.bins.position(views.distance_BVP)[:, None], dim=1)
-        consistent = (samples[:, channels:] * hat.to(samples.dtype)).sum(1)
-        weight = (consistent + MIN_WEIGHT) * views.visible_BVP.to(samples.dtype)
-        lifted = (samples[:, :channels] * weight[:, None]).sum(2)
-        evidence = torch.stack([weight.sum(1), views.visible_BVP.sum(1).to(weight.dtype) * 0.5], dim=1)
+        pull = self._pull_by_bags if atlas.sampler == "bag" else self._pull_by_samples
+        lifted, weight = pull(atlas, views, values, probability)
+        evidence = torch.stack([weight.sum(1), views.visible_BVP.sum(1) * 0.5], dim=1).to(lifted.dtype)
         per_point = torch.cat([lifted, evidence], dim=1)
-        return self.merge(per_point.reshape(per_point.shape[0], -1, *self.grid.shape))
+        return self.merge(per_point.reshape(batch, -1, *self.grid.shape))
+
+    def _pull_by_samples(self, atlas: Atlas, views: Views, values: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted features (B, C, P) and weights (B, V, P) by sampling both maps; the depth at a sample is interpolated by a hat."""
+
+        def sampled(stacked: Tensor) -> Tensor:
+            return sample_stacked(stacked, atlas.cameras, atlas.lenses.size_wh, views, atlas.sampler)
+
+        hat = self.bins.hat(self.bins.position(views.distance_BVP)[:, None], dim=1)
+        weight = ((sampled(probability) * hat).sum(1) + MIN_WEIGHT) * views.visible_BVP
+        return (sampled(values) * weight[:, None].to(values.dtype)).sum(2), weight
+
+    def _pull_by_bags(self, atlas: Atlas, views: Views, values: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
+        """The same numbers by gathering only what counts: 2 views x 4 pixels x 2 bins a point. Much faster on a processor."""
+        batch, channels = values.shape[:2]
+        pixel, share = stacked_corners(values, atlas.cameras, atlas.lenses.size_wh, views)  # B V P 4
+        position = self.bins.position(views.distance_BVP)
+        lower = position.floor().clamp(max=self.bins.bins - 2.0)
+        upper_share = (position - lower)[..., None]
+        voxel = pixel * self.bins.bins + lower.long()[..., None]
+        flat = probability.permute(0, 2, 3, 1).reshape(-1)
+        low, high = (flat.index_select(0, index.reshape(-1)).reshape(share.shape) for index in (voxel, voxel + 1))
+        consistent = (share * (low + upper_share * (high - low))).sum(-1)
+        weight = (consistent + MIN_WEIGHT) * views.visible_BVP
+        bag_share = (share * weight[..., None]).permute(0, 2, 1, 3).reshape(-1, VIEWS * 4)
+        bag_pixel = pixel.permute(0, 2, 1, 3).reshape(-1, VIEWS * 4)
+        rows = values.permute(0, 2, 3, 1).reshape(-1, channels)
+        lifted = functional.embedding_bag(bag_pixel, rows, per_sample_weights=bag_share.to(rows.dtype), mode="sum")
+        return lifted.reshape(batch, -1, channels).transpose(1, 2), weight

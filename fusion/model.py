@@ -9,7 +9,7 @@ from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.interface import Detections, LayerOutput, StepInput, StepOutput, WorldState
 from fusion.layer import Surroundings
-from fusion.lenses import GEOMETRY_CHANNELS, Lenses, ray_geometry, read_lenses
+from fusion.lenses import GEOMETRY_CHANNELS, Lenses, ground_distance, ray_geometry, read_lenses
 from fusion.lifting import Lifting
 from fusion.memory import Candidates, empty_state, forget_invalid, move_boxes, push_maps, remember_objects, warp_maps
 from fusion.objects import BevTokens, Decoder, Queries, QuerySource, self_attention_mask
@@ -55,7 +55,7 @@ class Surround(nn.Module):
         lenses = read_lenses(step)
         state = forget_invalid(state)
         levels, depth_logits = self.see(step, lenses)
-        atlas = Atlas.stack(levels, lenses, self.sampler)
+        atlas = Atlas.stack(levels, lenses, self.sampler_on(lenses.alive_BN.device))
         lifted = self.lifting(atlas, depth_logits)
         past, known = warp_maps(state, step.prev_from_ego_B44, step.dt_B, self.config.grid, self.centers_XY2)
         bev, newest = self.bev_encoder(lifted, torch.cat([past, known.to(past.dtype)], dim=2).flatten(1, 2))
@@ -83,6 +83,12 @@ class Surround(nn.Module):
         )
         return output, next_state
 
+    def sampler_on(self, device: torch.device) -> str:
+        """How images are sampled there, see `ModelConfig.sampler`."""
+        if self.sampler != "auto":
+            return self.sampler
+        return "bag" if device.type == "cpu" and not torch.compiler.is_exporting() else "gridsample"
+
     @property
     def ordinary_queries(self) -> int:
         """New and remembered queries, without denoising ones."""
@@ -91,7 +97,8 @@ class Surround(nn.Module):
     def see(self, step: StepInput, lenses: Lenses) -> tuple[list[Tensor], Tensor]:
         """Feature levels (B*N, C, h, w) and depth logits (B*N, D, h, w) of all cameras."""
         geometry = ray_geometry(lenses, self.config.backbone.levels[0])
-        return self.cameras(step.images_BNHW3, lenses.alive_BN, geometry)
+        ground = self.bins.hat(self.bins.position(ground_distance(geometry)), dim=2)
+        return self.cameras(step.images_BNHW3, lenses.alive_BN, geometry, ground)
 
     def recall(self, state: WorldState, step: StepInput) -> Queries:
         """The remembered objects where they should be now."""

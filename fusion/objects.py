@@ -182,7 +182,7 @@ class BevTokens(nn.Module):
     def _boxes(self) -> Tensor:
         """A resting box a token: its cell, three metres high."""
         reference = self.grid.references_ego().flatten(0, 1)
-        rest = torch.tensor([self.grid.cell_m, self.grid.cell_m, 3.0, 0.0, 0.0, 0.0]).expand(len(reference), -1)
+        rest = torch.tensor([self.grid.cell_m, self.grid.cell_m, 3.0, 0.0, 0.0, 0.0], device=reference.device).expand(len(reference), -1)
         return torch.cat([reference, rest], dim=-1)
 
     def forward(self, bev: Tensor, around: Surroundings) -> Tensor:

@@ -25,10 +25,12 @@ class CameraNetwork(nn.Module):
         self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(IMAGENET_STD)), persistent=False)
         self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD), persistent=False)
 
-    def forward(self, images_BNHW3: Tensor, alive_BN: Tensor, geometry_BNGhw: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, images_BNHW3: Tensor, alive_BN: Tensor, geometry_BNGhw: Tensor, ground_BNDhw: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
         """Levels (B*N, C, H/l, W/l), finest first, and depth logits (B*N, D, h, w) at the finest.
 
-        `geometry_BNGhw` describes each finest pixel's ray. Pictures of dead cameras are replaced by zeros before, and their
+        `geometry_BNGhw` describes each finest pixel's ray, `ground_BNDhw` holds the soft bins of the flat ground along it. Pictures of dead cameras are replaced by zeros before, and their
         features after, so that nothing in them can matter.
         """
         alive = alive_BN.flatten()[:, None, None, None] > 0.5
@@ -36,5 +38,5 @@ class CameraNetwork(nn.Module):
         pixels = torch.where(alive, pixels * self.scale + self.shift, torch.zeros_like(pixels))
         levels = self.neck(self.backbone(pixels.permute(0, 3, 1, 2)))
         levels[0] = levels[0] + self.geometry(geometry_BNGhw.flatten(0, 1).to(levels[0].dtype))
-        depth = self.depth(levels[0])
+        depth = self.depth(levels[0], ground_BNDhw.flatten(0, 1).to(levels[0].dtype))
         return [torch.where(alive, level, torch.zeros_like(level)) for level in levels], depth

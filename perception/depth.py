@@ -9,6 +9,10 @@ from torch.nn import functional
 from perception.blocks import conv_norm_relu
 
 
+GROUND_GAIN = 2.0
+"""How much the flat ground's bin is preferred before anything is learned (a logit)."""
+
+
 class DepthBins(nn.Module):
     """`bins` distances along the ray from `min_m` to `max_m`, evenly spaced in their logarithm."""
 
@@ -39,13 +43,20 @@ class DepthBins(nn.Module):
 
 
 class DepthHead(nn.Module):
-    """Logits of the distance bins at the finest feature level."""
+    """Logits of the distance bins at the finest feature level, starting from where flat ground would be.
+
+    Each pixel knows at which distance its ray would meet flat ground. The head may copy that answer (for road) or move it up the
+    picture (for what stands on the road), which is far easier to learn than distance from scratch.
+    """
 
     def __init__(self, channels: int, bins: int) -> None:
         super().__init__()
-        self.trunk = conv_norm_relu(channels, channels)
+        self.trunk = conv_norm_relu(channels + bins, channels)
         self.logits = nn.Conv2d(channels, bins, 1)
+        self.ground_gain = nn.Conv2d(channels, 1, 1)
+        nn.init.constant_(self.ground_gain.bias, GROUND_GAIN)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(M, C, h, w) to logits (M, D, h, w)."""
-        return self.logits(self.trunk(features))
+    def forward(self, features: Tensor, ground: Tensor) -> Tensor:
+        """(M, C, h, w) and the flat ground's soft bins (M, D, h, w) to logits (M, D, h, w)."""
+        hidden = self.trunk(torch.cat([features, ground], dim=1))
+        return self.logits(hidden) + self.ground_gain(hidden) * ground
