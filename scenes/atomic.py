@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scenes.errors import DataError
@@ -16,6 +16,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; when the block ends well it is synced and renamed, else it is removed."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected a place for a file, got a folder or device; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -25,7 +27,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"{path}: could not be written ({error.strerror or error}); free space or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -71,3 +74,12 @@ def read_json(path: Path) -> dict:
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(values).__name__}; restore the file")
     return values
+
+
+def check_schema_version(header: dict, path: Path, newest: int) -> None:
+    """Refuses the header read from `path` if its `schema_version` is no number or newer than this program understands."""
+    version = header.get("schema_version", 0)
+    if not isinstance(version, int):
+        raise DataError(f"{path}: expected a whole number as schema_version, got {version!r}; restore the file")
+    if version > newest:
+        raise DataError(f"{path}: schema version {version} is newer than this program's {newest}; update surround4d")

@@ -186,7 +186,9 @@ class Camera:
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         except (KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{where}: camera {values.get('name', '?')!r} has a missing or unreadable field ({error!r})") from error
+            raise DataError(
+                f"{where}: camera {values.get('name', '?')!r} has a missing or unreadable field ({error!r}); recalibrate it"
+            ) from error
 
 
 def network_camera(camera: Camera, height_px: int, width_px: int) -> tuple[Camera, tuple[int, int, int, int]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from scenes.atomic import atomic_folder, read_json, write_json
+from scenes.atomic import atomic_folder, check_schema_version, read_json, write_json
 from scenes.boxes import Boxes
 from scenes.errors import DataError
 from scenes.geometry import Trajectory, invert_rigid, pose_from_rigid, rigid_from_pose
@@ -77,15 +77,13 @@ class Clip:
         """Reads and validates everything but the images; broken rows are refused with `DataError` naming them."""
         path = Path(path)
         header = read_json(path / "clip.json")
-        if int(header.get("schema_version", 0)) > CLIP_SCHEMA_VERSION:
-            raise DataError(
-                f"{path / 'clip.json'}: schema version {header['schema_version']} is newer than this program's "
-                f"{CLIP_SCHEMA_VERSION}; update surround4d"
-            )
+        check_schema_version(header, path / "clip.json", CLIP_SCHEMA_VERSION)
         if not header.get("rig"):
             raise DataError(f"{path / 'clip.json'}: expected calibrated cameras under 'rig', got none; add the calibration")
         rig = Rig.from_json(header["rig"], str(path / "clip.json"))
         ego = read_table(path / "ego.parquet", ("timestamp_ns", *POSE_COLUMNS))
+        if not len(ego["timestamp_ns"]):
+            raise DataError(f"{path / 'ego.parquet'}: expected at least one ego pose, got none; import the clip again with its poses")
         check_clock(ego["timestamp_ns"], path / "ego.parquet")
         trajectory = Trajectory(ego["timestamp_ns"], rigid_from_pose(pose_rows(ego, path / "ego.parquet")))
         frames = _read_frames(path, rig)
@@ -193,6 +191,8 @@ def _read_frames(path: Path, rig: Rig) -> list[Frame]:
             raise DataError(
                 f"{path / 'views.parquet'}, row {row}: no such camera or frame ({camera!r}, {index}); add its calibration or drop the row"
             )
+        if camera in views[index]:
+            raise DataError(f"{path / 'views.parquet'}, row {row}: a second picture of camera {camera!r} in frame {index}; drop one")
         stamp, image = int(view_table["timestamp_ns"][row]), str(view_table["image"][row] or "")
         views[index][str(camera)] = View(str(camera), stamp, view_poses[row], image)
     for index, by_camera in enumerate(views):

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from scenes.atomic import atomic_folder, read_json, write_json
+from scenes.atomic import atomic_folder, check_schema_version, read_json, write_json
 from scenes.boxes import BOX_UNITS, CLASS_NAMES, Boxes, class_id_of
 from scenes.errors import DataError
 from scenes.tables import read_table, write_table
@@ -207,15 +207,11 @@ def read_layer(path: Path) -> LabelLayer:
     """The layer of one folder, validated: a broken row is named in the error."""
     path = Path(path)
     header = read_json(path / "layer.json")
-    if int(header.get("schema_version", 0)) > LAYER_SCHEMA_VERSION:
-        raise DataError(
-            f"{path / 'layer.json'}: schema version {header['schema_version']} is newer than this program's "
-            f"{LAYER_SCHEMA_VERSION}; update surround4d"
-        )
+    check_schema_version(header, path / "layer.json", LAYER_SCHEMA_VERSION)
     table_path = path / "boxes.parquet"
     columns = read_table(table_path, BOX_TABLE_COLUMNS)
     box = np.stack([columns[name] for name in BOX_UNITS], axis=1).astype(np.float64)
-    _check_boxes(table_path, box)
+    _check_boxes(table_path, box, columns["score"])
     class_id = np.array([class_id_of(name, f"{table_path}, row {row}") for row, name in enumerate(columns["class"])], dtype=np.int64)
     boxes = Boxes.make(
         box, class_id, *(columns[name] for name in ("track_id", "score", "visibility", "num_points", "ignore", "provenance"))
@@ -231,11 +227,15 @@ def read_layer(path: Path) -> LabelLayer:
     )
 
 
-def _check_boxes(path: Path, box: np.ndarray) -> None:
+def _check_boxes(path: Path, box: np.ndarray, score: np.ndarray) -> None:
     bad = ~np.isfinite(box[:, :7]).all(axis=1) | (box[:, 3:6] <= 0).any(axis=1)
     if bad.any():
         row = int(np.argmax(bad))
         raise DataError(f"{path}, row {row}: expected a finite box with positive sizes, got {box[row].tolist()}; correct or drop the row")
+    wrong = ~((score >= 0) & (score <= 1))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{path}, row {row}: expected a score from 0 to 1, got {score[row]}; correct or drop the row")
 
 
 def _read_lanes(path: Path) -> list[Lane]:
@@ -247,5 +247,8 @@ def _read_lanes(path: Path) -> list[Lane]:
         points = np.stack([np.asarray(axis, dtype=np.float64) for axis in axes], axis=1)
         if len(points) < 2 or not np.isfinite(points).all():
             raise DataError(f"{path}, row {row}: expected at least two finite points, got {len(points)}; correct or drop the row")
+        if name not in [kind.value for kind in LaneType]:
+            known = ", ".join(kind.value for kind in LaneType)
+            raise DataError(f"{path}, row {row}: unknown lane type {name!r}; expected one of {known}; map or drop it")
         lanes.append(Lane(int(lane_id), LaneType(name), points))
     return lanes

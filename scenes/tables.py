@@ -35,12 +35,22 @@ def read_table(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise DataError(f"{path}: expected column(s) {', '.join(missing)}, got {', '.join(table.column_names)}; write the table again")
+    for name in required:
+        if table.column(name).null_count:
+            row = table.column(name).is_null().to_pylist().index(True)
+            raise DataError(f"{path}, row {row}: expected a value in column {name}, got none; correct or drop the row")
     return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def _numbers(columns: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    if columns[name].dtype.kind not in "iuf":
+        raise DataError(f"{path}: expected numbers in column {name}, got {columns[name].dtype}; write the table again")
+    return columns[name]
 
 
 def pose_rows(columns: dict[str, np.ndarray], path: Path) -> np.ndarray:
     """(R, 7) pose rows of a table, refused with the row number if one is not finite or its quaternion has no unit length."""
-    rows = np.stack([columns[name] for name in POSE_COLUMNS], axis=1).astype(np.float64)
+    rows = np.stack([_numbers(columns, name, path) for name in POSE_COLUMNS], axis=1).astype(np.float64)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         raise DataError(
@@ -55,6 +65,8 @@ def pose_rows(columns: dict[str, np.ndarray], path: Path) -> np.ndarray:
 
 def check_clock(timestamps_ns: np.ndarray, path: Path) -> None:
     """Refuses time stamps (R,) that do not grow strictly, naming the row."""
+    if len(timestamps_ns) and timestamps_ns.dtype.kind not in "iu":
+        raise DataError(f"{path}: expected whole nanoseconds in column timestamp_ns, got {timestamps_ns.dtype}; write the table again")
     wrong = np.flatnonzero(np.diff(timestamps_ns) <= 0)
     if len(wrong):
         row = int(wrong[0]) + 1
