@@ -1,5 +1,7 @@
 """`surround4d label`: who labels these clips, from what, and under which name?"""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +11,12 @@ from rich.table import Table
 
 from labeling.clip_labels import LabelSettings
 from labeling.job import JobReport, run_job, shard_of
+from labeling.kitti import label_sequence, sequence_names, write_results
+from labeling.kitti_settings import kitti_classes
 from labeling.settings import ConfidenceSettings, TrackingSettings
 from scenes.atomic import write_json
 from scenes.clips import find_clips
-from scenes.errors import ConfigError
+from scenes.errors import ConfigError, SurroundError
 
 
 def label(
@@ -50,7 +54,7 @@ def label(
         out: Folder for the KITTI result files.
     """
     if from_kitti is not None or out is not None:
-        raise ConfigError("label: KITTI sequences are not supported yet; give clips")
+        return _label_kitti(from_kitti, out, workers)
     if not clips:
         raise ConfigError("label: expected folders of clips, got none; give at least one")
     if workers < 1:
@@ -66,6 +70,30 @@ def label(
     print_report(console, done)
     console.print(f"report: {report_path}", soft_wrap=True, highlight=False)
     return 2 if done.failures else 0
+
+
+def _label_kitti(root: Path | None, out: Path | None, workers: int) -> int:
+    if root is None or out is None:
+        raise ConfigError("label: expected --from-kitti ROOT together with --out DIR, got one of them; give both")
+    console, names = Console(), sequence_names(root)
+    failures = 0
+    with ProcessPoolExecutor(max(workers, 1), mp_context=multiprocessing.get_context("spawn")) as pool:
+        results = pool.map(label_kitti_sequence, [root] * len(names), names, [out] * len(names))
+        for name, sentence in zip(names, results, strict=True):
+            failures += sentence.startswith("failed")
+            console.print(f"{name}: {sentence}", soft_wrap=True, highlight=False)
+    return 2 if failures else 0
+
+
+def label_kitti_sequence(root: Path, name: str, out: Path) -> str:
+    """Labels one KITTI sequence and writes its result files; returns what was done, or `failed` and why."""
+    try:
+        tracks, sequence = label_sequence(root, name, kitti_classes())
+        for kind in kitti_classes():
+            write_results(out, sequence, kind, tracks[kind.name])
+    except SurroundError as error:
+        return f"failed {error}"
+    return ", ".join(f"{len(found)} {kind}" for kind, found in tracks.items())
 
 
 def print_report(console: Console, report: JobReport) -> None:

@@ -15,7 +15,7 @@ from labeling.scale import estimated_pose_scale, scaled_poses
 from labeling.settings import TrackingSettings
 from labeling.tracking import TrackLabels, track_clip
 from scenes.atomic import atomic_file
-from scenes.boxes import CLASS_NAMES, Box3D, transform_boxes
+from scenes.boxes import CLASS_NAMES, Box3D, box_corners, transform_boxes
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, invert_rigid, rigid_from_parts, transform_points, wrap_angle
 from scenes.rigs import CAM_AXES_IN_EGO
@@ -113,8 +113,6 @@ def read_evidence(root: Path, sequence: KittiSequence, kind: KittiClass, pose_sc
 
 def projected_rectangle(img_from_cam: np.ndarray, box_ego: np.ndarray) -> np.ndarray:
     """(D, 4) x1, y1, x2, y2 in pixels, inside the image: the rectangle around each box's visible corners."""
-    from scenes.boxes import box_corners
-
     corners_cam = box_corners(box_ego) @ CAM_AXES_IN_EGO
     corners_cam[..., 2] = np.maximum(corners_cam[..., 2], 0.1)
     pixels = corners_cam @ img_from_cam[:, :3].T + img_from_cam[:, 3]
