@@ -8,7 +8,6 @@ sequences, one for those the settings were tuned on and one for those held apart
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
 from pathlib import Path
@@ -86,9 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     evaluator = load_evaluator(options.measure)
     processor_s, driving_s = label_all(options.root, options.out)
-    print(
-        f"labelled {driving_s:.0f} s of driving, three classes, in {processor_s:.1f} processor seconds: {driving_s / processor_s:.0f}x real time\n"
-    )
+    speed = f"{driving_s / processor_s:.0f}x real time"
+    print(f"labelled {driving_s:.0f} s of driving, three classes, in {processor_s:.1f} processor seconds: {speed}\n")
     names = sequence_names(options.root)
     halves = {
         "all ten sequences": names,
@@ -100,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures[title] = [measure(evaluator, options.root, options.out, sequences, *what) for what in MEASURED]
         print(table(title, figures[title]) + "\n")
     if options.json:
-        write_json(options.json, json.loads(json.dumps(figures, default=float).replace("Infinity", "null").replace("NaN", "null")))
+        write_json(options.json, evaluator._clean(figures))
     return 0
 
 
