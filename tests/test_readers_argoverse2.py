@@ -14,10 +14,8 @@ from scenes.clips import Clip
 from scenes.errors import DataError
 from scenes.geometry import transform_points, wrap_angle
 from scenes.layers import LaneType
-from scenes.readers import argoverse2, nuscenes
+from scenes.readers import argoverse2
 from scenes.readers.argoverse2_map import read_lanes, road_edges
-from scenes.readers.nuscenes_tables import find_version
-from scenes.readers.nuscenes_writer import write_nuscenes
 from surround4d import main
 
 HALF = float(np.sqrt(0.5))
@@ -260,7 +258,7 @@ def test_the_command_finds_logs_and_one_bad_log_fails_alone(tmp_path, capsys):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["av2_a"]
 
 
-def test_a_real_log_stands_on_the_road_and_goes_through_the_nuscenes_layout(realdata, tmp_path):
+def test_a_real_log_stands_on_the_road_and_its_cars_drive_forwards(realdata, tmp_path):
     (source,) = [p for p in argoverse2.find_logs(realdata / "argoverse2") if p.name.startswith("7fab2350")]
     argoverse2.import_log(source, tmp_path / "clip")
     clip = Clip.open(tmp_path / "clip")
@@ -276,8 +274,3 @@ def test_a_real_log_stands_on_the_road_and_goes_through_the_nuscenes_layout(real
     fast = np.hypot(box[:, Box3D.VX], box[:, Box3D.VY]) > 3
     turned = wrap_angle(box[fast, Box3D.YAW] - np.arctan2(box[fast, Box3D.VY], box[fast, Box3D.VX]))
     assert fast.sum() > 5 and np.abs(turned).max() < np.deg2rad(10)
-    write_nuscenes([clip.path], tmp_path / "out")
-    nuscenes.import_scene(find_version(tmp_path / "out"), clip.name, tmp_path / "back")
-    back = Clip.open(tmp_path / "back")
-    np.testing.assert_array_equal(back.layer("truth").boxes_world[80].box, box)
-    np.testing.assert_allclose(back.frames[80].world_from_ego, clip.frames[80].world_from_ego, atol=1e-9)

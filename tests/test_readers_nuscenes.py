@@ -349,3 +349,6 @@ def test_the_mmdetection3d_sample_lies_right(realdata, tmp_path):
     points_cam = transform_points(clip.cam_from_ego_at_ref(0, "CAM_FRONT"), truck[None, :3])
     pixels, visible = clip.rig["CAM_FRONT"].project(points_cam)
     assert visible.all() and 250 < pixels[0, 0] < 500  # the truck at the left of the front picture, seen on the overlay
+    write_nuscenes([clip.path], tmp_path / "out")
+    nuscenes.import_scene(find_version(tmp_path / "out"), clip.name, tmp_path / "back")
+    assert_same_clip(clip, Clip.open(tmp_path / "back"))

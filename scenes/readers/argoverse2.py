@@ -195,12 +195,12 @@ def _read_cameras(folder: Path, has_pictures: bool) -> tuple[tuple[Camera, ...],
     paths = (folder / "intrinsics.feather", folder / "egovehicle_SE3_sensor.feather")
     lenses = read_feather(paths[0], ("sensor_name", *INTRINSIC_COLUMNS))
     mounts = read_feather(paths[1], ("sensor_name", *POSE_COLUMNS))
-    axle_from_sensor = dict(zip(mounts["sensor_name"], _rigid_rows(paths[1], mounts), strict=True))
+    poses_in_axle = dict(zip(mounts["sensor_name"], _rigid_rows(paths[1], mounts), strict=True))
     rows = {str(name): row for row, name in enumerate(lenses["sensor_name"])}
     for name in RING_CAMERAS:
-        if name not in rows or name not in axle_from_sensor:
+        if name not in rows or name not in poses_in_axle:
             raise DataError(f"{paths[name in rows]}: expected a row for camera {name!r}, got none; restore it from the original log")
-    stereo = [name for name in STEREO_CAMERAS if name in rows and name in axle_from_sensor]
+    stereo = [name for name in STEREO_CAMERAS if name in rows and name in poses_in_axle]
     notes = [f"{paths[0]} has no row for {name}; it is left out" for name in STEREO_CAMERAS if name not in stereo]
     cameras, distortion = [], {}
     for name in (*RING_CAMERAS, *stereo):

@@ -201,8 +201,7 @@ def _view(writer: ClipWriter, log: CameraLog, index: int, link: bool) -> View:
     """One picture; the ego pose at capture follows from the stored camera pose, which is thereby kept exactly."""
     size = (log.camera.width_px, log.camera.height_px)
     image = bring_picture(_picture(log.folder, index), writer.folder, log.camera.name, index, size, link)
-    world_from_ego_at_cam = log.world_from_cam[index] @ log.camera.cam_from_ego
-    return View(log.camera.name, int(log.timestamps_ns[index]), world_from_ego_at_cam, image)
+    return View(log.camera.name, int(log.timestamps_ns[index]), log.world_from_cam[index] @ log.camera.cam_from_ego, image)
 
 
 def _clip_info(source: Path, cameras: list[CameraLog], left_out: Counter) -> dict:
