@@ -24,9 +24,9 @@ MIN_SCORE = 0.6
 MIN_HEIGHT_PX = 40.0
 MEETS_IOU = 0.5
 FAR_M = 120.0
-SEARCH_DEG = 8.0
-SEARCH_STEP_DEG = 1.0
-SEARCH_DETECTIONS = 150
+SEARCH_DEG = 7.5
+SEARCH_STEP_DEG = 1.5
+SEARCH_DETECTIONS = 100
 """The search looks at no more detections than this; the estimate that follows takes all."""
 SEARCH_COST_PER_RAD = 0.15
 """Of two turns that fit about as well the smaller one is taken (a row of parked cars fits itself, moved on by one)."""
@@ -222,11 +222,21 @@ def best_ious(evidence: Evidence, rotvec: np.ndarray) -> np.ndarray:
 
 
 def _search(evidence: Evidence) -> np.ndarray:
-    """The turn (3,) of a grid over yaw and pitch under which detections fit best."""
-    evidence = _thinned(evidence, SEARCH_DETECTIONS)
-    steps = np.deg2rad(np.arange(-SEARCH_DEG, SEARCH_DEG + 1e-9, SEARCH_STEP_DEG))
-    grid = [np.array([pitch, yaw, 0.0]) for pitch in steps for yaw in steps]
-    return max(grid, key=lambda rotvec: best_ious(evidence, rotvec).mean() - SEARCH_COST_PER_RAD * np.linalg.norm(rotvec))
+    """The turn (3,) over yaw and pitch under which detections fit best: on a coarse grid, then on a finer one around its best."""
+    few = _thinned(evidence, SEARCH_DETECTIONS)
+
+    def fit(rotvec: np.ndarray) -> float:
+        return float(best_ious(few, rotvec).mean() - SEARCH_COST_PER_RAD * np.linalg.norm(rotvec))
+
+    step = np.deg2rad(SEARCH_STEP_DEG)
+    coarse = _turns(np.zeros(3), step, round(SEARCH_DEG / SEARCH_STEP_DEG))
+    return max(_turns(max(coarse, key=fit), step / 2, 1), key=fit)
+
+
+def _turns(around: np.ndarray, step_rad: float, count: int) -> list[np.ndarray]:
+    """Turns (3,) with pitch and yaw up to `count` steps from those of `around`."""
+    steps = step_rad * np.arange(-count, count + 1)
+    return [around + np.array([pitch, yaw, 0.0]) for pitch in steps for yaw in steps]
 
 
 @dataclass(frozen=True)
