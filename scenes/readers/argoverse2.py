@@ -207,7 +207,7 @@ def _read_cameras(folder: Path, has_pictures: bool) -> tuple[tuple[Camera, ...],
         value = {column: lenses[column][rows[name]].item() for column in INTRINSIC_COLUMNS}
         distortion[name] = [value[k] for k in ("k1", "k2", "k3")]
         numbers = (value["fx_px"], value["fy_px"], value["cx_px"], value["cy_px"], int(value["width_px"]), int(value["height_px"]))
-        axle_from_cam = axle_from_sensor[name]  # frame names: this sensor is a camera
+        axle_from_cam = poses_in_axle[name]
         cameras.append(Camera(name, Lens.PINHOLE, *numbers, EGO_FROM_AXLE @ axle_from_cam))
     return tuple(cameras), distortion, notes
 
