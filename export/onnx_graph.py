@@ -74,7 +74,8 @@ class StepGraph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Answers, then the next state."""
-        step = StepInput(*tensors[: self.num_step_inputs])
+        images, *calibration = tensors[: self.num_step_inputs]
+        step = StepInput(images.float(), *calibration)  # cast at the border: TensorRT knows uint8 nowhere else
         names = [f.name for f in fields(WorldState)]
         state = WorldState(*(_widen(name, t) for name, t in zip(names, tensors[self.num_step_inputs :], strict=True)))
         output, next_state = self.model(step, state)

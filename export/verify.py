@@ -267,6 +267,6 @@ def require(found: Verification, path: Path, tolerance: float = TOLERANCE, integ
     if found.max_error > tolerance or found.mismatch_share > integer_tolerance:
         worst = found.to_json()
         raise DataError(
-            f"{path}: onnxruntime differs from torch by {found.max_error:.3g} (relative, in {worst['worst_tensor']!r}; allowed {tolerance:g}) "
-            f"and in {found.mismatch_share:.3g} of the integers; the file was not kept, try --sampler gather or another opset"
+            f"{path}: onnxruntime differs from torch by {found.max_error:.3g} (relative, in {worst['worst_tensor']!r}; allowed "
+            f"{tolerance:g}) and in {found.mismatch_share:.3g} of the integers; the file was not kept, try --sampler gather"
         )

@@ -1,0 +1,116 @@
+"""Which parts of the network bear a lower precision? Measured: each part alone, then all that passed together.
+
+Steps are recorded from the fp32 graph with the state it carried; every candidate gets those very states, so that an error is that of
+one step and not of a history that went another way. The error is the relative L2 distance of the dense answers, which neither TopK
+nor ids make jump.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto
+
+from export.half import groups_of
+
+DENSE_OUTPUTS = ("occupancy_confidence", "flow", "next_bev", "scores")
+
+
+@dataclass
+class RecordedStep:
+    """One step of the fp32 graph: everything that went in, and its dense answers."""
+
+    feed: dict[str, np.ndarray]
+    dense: dict[str, np.ndarray]
+
+
+@dataclass
+class PartError:
+    """What a lower precision costs when only this part has it."""
+
+    part: str
+    error: float
+    kept: bool
+    """True: the part stays fp32."""
+
+
+@dataclass
+class PrecisionChoice:
+    """The parts that stay fp32, and the measurements behind it."""
+
+    keep: list[str]
+    parts: list[PartError] = field(default_factory=list)
+    error: float = 0.0
+    """Of the whole graph with that choice."""
+
+
+def session_of(model: ModelProto, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A CPU session of a graph in memory."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def record_steps(
+    model: ModelProto, drives: Iterable[Iterable[dict[str, np.ndarray]]], initial: dict[str, np.ndarray]
+) -> list[RecordedStep]:
+    """Streams drives (each a sequence of step inputs) through the fp32 graph, each from an empty state."""
+    session = session_of(model)
+    names = [output.name for output in session.get_outputs()]
+    dense_names = [name for name in DENSE_OUTPUTS if name in names]
+    recorded = []
+    for drive in drives:
+        state = initial
+        for inputs in drive:
+            feed = {**inputs, **state}
+            answers = dict(zip(names, session.run(None, feed), strict=True))
+            recorded.append(RecordedStep(feed, {name: answers[name] for name in dense_names}))
+            state = {name: answers[f"next_{name.removeprefix('state_')}"] for name in initial}
+    return recorded
+
+
+def dense_error(model: ModelProto, steps: list[RecordedStep]) -> float:
+    """The largest mean relative L2 error of a dense answer over the steps; infinite if anything is not finite."""
+    session = session_of(model)
+    names = list(steps[0].dense)
+    errors = {name: [] for name in names}
+    for step in steps:
+        for name, got in zip(names, session.run(names, step.feed), strict=True):
+            want = step.dense[name].astype(np.float64)
+            distance = np.linalg.norm(got.astype(np.float64) - want) / max(np.linalg.norm(want), 1e-9)
+            errors[name].append(float(distance) if np.isfinite(got).all() else float("inf"))
+    return max(float(np.mean(values)) for values in errors.values())
+
+
+def choose_parts(
+    model: ModelProto,
+    convert: Callable[[ModelProto, Collection[str]], ModelProto],
+    steps: list[RecordedStep],
+    part_budget: float,
+    total_budget: float,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[ModelProto, PrecisionChoice]:
+    """The converted graph whose parts were chosen by measurement.
+
+    Args:
+        convert: (model, parts to keep in fp32) to the converted model.
+        part_budget: A part that alone costs more stays fp32.
+        total_budget: While the whole costs more, the worst remaining part is kept too.
+    """
+    parts = groups_of(model)
+    found = []
+    for part in parts:
+        error = dense_error(convert(model, [other for other in parts if other != part]), steps)
+        found.append(PartError(part, error, error > part_budget))
+        progress(f"{part}: {error:.2e}{' (stays fp32)' if error > part_budget else ''}")
+    while True:
+        keep = [entry.part for entry in found if entry.kept]
+        converted = convert(model, keep)
+        total = dense_error(converted, steps)
+        free = [entry for entry in found if not entry.kept]
+        if total <= total_budget or not free:
+            return converted, PrecisionChoice(keep, found, total)
+        max(free, key=lambda entry: entry.error).kept = True
