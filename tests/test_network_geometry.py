@@ -1,0 +1,175 @@
+"""Does the network look where the cameras look? Projection, views, sampling and the warped memory against hand-made truth."""
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.atlas import Atlas, Views, best_views, sample_stacked
+from fusion.boxcode import decode_boxes, encode_boxes
+from fusion.grid import BevGrid
+from fusion.interface import StepInput
+from fusion.lenses import project, ray_geometry, read_lenses
+from fusion.memory import empty_state, move_boxes, warp_maps
+from perception.depth import DepthBins
+from scenes.cameras import Camera
+from scenes.geometry import transform_points
+from scenes.packing import camera_arrays
+from scenes.rigs import Rig, default_rig, ego_from_cam_looking, pinhole_camera
+
+
+def step_of(rig: Rig, batch: int = 1, dead: tuple[int, ...] = ()) -> StepInput:
+    """A step of black pictures through a rig."""
+    height, width = rig.cameras[0].height_px, rig.cameras[0].width_px
+    arrays = camera_arrays(list(rig.cameras))
+    cam_from_ego = np.stack([camera.cam_from_ego for camera in rig.cameras]).astype(np.float32)
+
+    def batched(value: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(value)[None].repeat(batch, *([1] * value.ndim))
+
+    alive = torch.ones(batch, len(rig))
+    alive[:, list(dead)] = 0
+    return StepInput(
+        images_BNHW3=torch.zeros(batch, len(rig), height, width, 3, dtype=torch.uint8),
+        intrinsics_BN4=batched(arrays["intrinsics_N4"]),
+        distortion_BN5=batched(arrays["distortion_N5"]),
+        lens_BN=batched(arrays["lens_N"]),
+        max_angle_BN=batched(arrays["max_angle_N"]),
+        cam_from_ego_BN44=batched(cam_from_ego),
+        alive_BN=alive,
+        time_offset_BN=torch.zeros(batch, len(rig)),
+        dt_B=torch.full((batch,), 0.5),
+        prev_from_ego_B44=torch.eye(4).repeat(batch, 1, 1),
+    )
+
+
+def test_projection_in_torch_is_projection_in_numpy():
+    rig = default_rig(96, 256)
+    points = np.random.default_rng(0).uniform([-50, -50, -2], [50, 50, 6], (3000, 3))
+    seen = project(torch.from_numpy(points).float()[None], read_lenses(step_of(rig)))
+    total = 0
+    for n, camera in enumerate(rig.cameras):
+        pixels, inside = camera.project(transform_points(camera.cam_from_ego, points))
+        border = np.abs(pixels - np.array([[-0.5, -0.5]])).min(-1) < 1e-2
+        border |= np.abs(pixels - np.array([[camera.width_px - 0.5, camera.height_px - 0.5]])).min(-1) < 1e-2
+        assert (seen.visible_BNP[0, n].numpy() == inside)[~border].all()
+        both = inside & seen.visible_BNP[0, n].numpy()
+        found = torch.stack([seen.u_BNP, seen.v_BNP], -1)[0, n].numpy()[both]
+        assert np.abs(found - pixels[both]).max() < 1e-3
+        total += both.sum()
+    assert total > 1000
+
+
+def test_a_point_ten_metres_ahead_and_one_to_the_left_lands_where_computed_by_hand():
+    # 100 pixels wide, focal length 50 px, at the origin 1 m above ground: u = 49.5 - 50 * 1/10, v = 29.5 + 50 * (1 - 0.4)/10
+    camera = pinhole_camera("front", np.pi / 2, 100, 60, ego_from_cam_looking((0, 0, 1.0), 0.0))
+    seen = project(torch.tensor([[[10.0, 1.0, 0.4]]]), read_lenses(step_of(Rig((camera,)))))
+    assert seen.u_BNP.item() == pytest.approx(44.5, abs=1e-4)
+    assert seen.v_BNP.item() == pytest.approx(32.5, abs=1e-4)
+    assert seen.visible_BNP.item()
+    assert seen.distance_BNP.item() == pytest.approx(np.sqrt(100 + 1 + 0.36), abs=1e-4)
+
+
+def test_a_moving_point_is_looked_for_where_it_was_at_the_cameras_instant():
+    camera = pinhole_camera("front", np.pi / 2, 100, 60, ego_from_cam_looking((0, 0, 1.0), 0.0))
+    step = step_of(Rig((camera,)))
+    step.time_offset_BN[:] = -0.1
+    seen = project(torch.tensor([[[10.0, 1.0, 1.0]]]), read_lenses(step), torch.tensor([[[0.0, 5.0]]]))
+    assert seen.u_BNP.item() == pytest.approx(49.5 - 50 * 0.5 / 10, abs=1e-4)
+
+
+def test_rays_of_feature_pixels_point_where_the_camera_says():
+    rig = default_rig(96, 256)
+    geometry = ray_geometry(read_lenses(step_of(rig)), 8)[0].numpy()
+    u, v = np.meshgrid((np.arange(32) + 0.5) * 8 - 0.5, (np.arange(12) + 0.5) * 8 - 0.5)
+    for n, camera in enumerate(rig.cameras):
+        rays_ego = camera.unproject(np.stack([u, v], -1)) @ camera.ego_from_cam[:3, :3].T
+        assert np.abs(geometry[n, :3] - np.moveaxis(rays_ego, -1, 0)).max() < 0.02
+        assert np.abs(geometry[n, 5:8, 0, 0] * 3 - camera.ego_from_cam[:3, 3]).max() < 1e-4
+
+
+def test_best_views_are_living_cameras_that_see_the_point():
+    rig = default_rig(96, 256)
+    points = torch.tensor([[[20.0, 0.0, 1.0], [-15.0, 0.0, 1.0], [0.0, 0.0, 30.0]]])
+    views = best_views(points, read_lenses(step_of(rig)))
+    assert set(views.camera_BVP[0, :, 0].tolist()) <= {0, 1, 2}
+    assert views.visible_BVP[0, :, 0].sum() == 2
+    assert views.camera_BVP[0, 0, 1] == 7
+    assert views.visible_BVP[0, :, 2].sum() == 0
+    without = best_views(points, read_lenses(step_of(rig, dead=(0, 1, 2))))
+    assert without.visible_BVP[0, :, 0].sum() == 0
+
+
+def test_gather_samples_equal_grid_samples_and_stay_in_their_own_strip():
+    torch.manual_seed(0)
+    cameras, rows, columns, points = 5, 6, 9, 400
+    stacked = torch.arange(cameras, dtype=torch.float32).repeat_interleave(rows)[None, None, :, None].expand(1, 1, -1, columns)
+    stacked = torch.cat([stacked, torch.randn(1, 3, cameras * rows, columns)], dim=1)
+    views = Views(
+        torch.randint(0, cameras, (1, 2, points)),
+        torch.rand(1, 2, points) * 73 - 0.6,
+        torch.rand(1, 2, points) * 49 - 0.6,
+        torch.ones(1, 2, points),
+        torch.ones(1, 2, points),
+    )
+    sampled, gathered = (sample_stacked(stacked, cameras, (72, 48), views, sampler) for sampler in ("gridsample", "gather"))
+    assert (sampled - gathered).abs().max() < 1e-4
+    assert (gathered[:, 0] - views.camera_BVP).abs().max() < 1e-5  # no bleeding from the camera above or below
+
+
+def test_a_bright_spot_is_sampled_at_the_point_that_projects_to_it():
+    camera = Camera.from_json(default_rig(96, 256)["left_forward"].to_json(), "test")
+    lenses = read_lenses(step_of(Rig((camera,))))
+    point = transform_points(camera.ego_from_cam, camera.unproject(np.array([8 * 10 + 3.5, 8 * 5 + 3.5])) * 12.0)
+    level = torch.zeros(1, 1, 12, 32)
+    level[0, 0, 5, 10] = 1.0
+    atlas = Atlas.stack([level], lenses, "gridsample")
+    views = best_views(torch.from_numpy(point).float()[None, None], lenses)
+    assert atlas.sample(views, 0)[0, 0, 0, 0] == pytest.approx(1.0, abs=1e-3)
+    assert views.distance_BVP[0, 0, 0] == pytest.approx(12.0, abs=1e-3)
+
+
+def test_depth_bins_interpolate():
+    bins = DepthBins(24, 1.5, 60.0)
+    distance = torch.tensor([1.5, 3.0, 17.3, 60.0, 200.0])
+    target = bins.target(distance)
+    assert torch.allclose(target.sum(-1), torch.ones(5))
+    assert torch.allclose((target @ bins.centers_m().log()).exp(), distance.clamp(max=60), rtol=1e-4)
+
+
+def test_box_codes_round_trip():
+    torch.manual_seed(0)
+    box = torch.randn(50, 9)
+    box[:, 3:6] = box[:, 3:6].exp()
+    box[:, 6].clamp_(-3, 3)
+    reference = torch.randn(50, 3) * 10
+    assert torch.allclose(decode_boxes(encode_boxes(box, reference), reference), box, atol=1e-5)
+
+
+def test_grid_indices_and_centres_agree():
+    grid = BevGrid()
+    index, inside = grid.index_of(grid.centers_ego())
+    assert inside.all()
+    assert (index == torch.stack(torch.meshgrid(torch.arange(80), torch.arange(80), indexing="ij"), -1)).all()
+    assert not grid.index_of(torch.tensor([40.1, 0.0]))[1]
+
+
+def test_a_resting_blob_stays_at_its_place_in_the_world_while_the_ego_moves_and_turns():
+    from fusion.config import QueryConfig
+
+    grid = BevGrid()
+    state = empty_state(1, QueryConfig(), grid, 1, 2, "cpu")
+    state.valid_B[:] = 1
+    state.bev_age_BM[:] = 0
+    i, j = grid.index_of(torch.tensor([20.5, -5.5]))[0].tolist()
+    state.bev_BMCXY[0, 0, 0, i, j] = 1.0
+    turn = np.deg2rad(90.0)  # the ego has turned left by 90 degrees and stands 4 m ahead: prev_from_ego
+    prev_from_ego = torch.eye(4)
+    prev_from_ego[:2, :2] = torch.tensor([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    prev_from_ego[0, 3] = 4.0
+    warped, known = warp_maps(state, prev_from_ego[None], torch.tensor([0.5]), grid, grid.centers_ego())
+    spot = (warped[0, 0, 0] == warped[0, 0, 0].max()).nonzero()[0]
+    assert grid.centers_ego()[spot[0], spot[1]].tolist() == [-5.5, -16.5]
+    assert known[0, 0, 1].max() == pytest.approx(0.5)
+    box = torch.tensor([[[20.5, -5.5, 1.0, 4, 2, 1.5, 0.0, 3.0, 0.0]]])
+    moved = move_boxes(box, prev_from_ego[None], torch.tensor([0.5]))[0, 0]
+    assert torch.allclose(moved, torch.tensor([-5.5, -18.0, 1.0, 4, 2, 1.5, -turn, 0.0, -3.0]).float(), atol=1e-5)
