@@ -83,10 +83,10 @@ def _predictor(what: str, clip_paths: list[Path], memory: bool, device: str) -> 
     layers = sorted({p.parent.name for path in clip_paths for p in (path / "layers").glob("[!.]*/layer.json")})
     if what in layers:
         return lambda clip: clip.layer(what)
-    from training.checkpoints import load_checkpoint
-
     if not Path(what).exists() and ("@" in what or what in ("truth", "human")):
         raise DataError(f"label layer {what!r}: none of the clips has it, they have {', '.join(layers) or 'none'}; name one of these")
+    from training.checkpoints import load_checkpoint  # brings torch, which comparing layers does not need
+
     checkpoint = load_checkpoint(what, device)
     name = str(checkpoint.meta["name"])
     return lambda clip: streamed_layer(checkpoint.model, clip, name, memory, device)
