@@ -136,15 +136,12 @@ def _load_file(classifier: nn.Module, name: str, path: Path) -> None:
         raise ConfigError(f"{path}: expected a file of weights for {name!r}, got something unreadable ({error}); check the path") from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
     own = classifier.state_dict()
-    shared = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
-    if not shared:
-        features = {key: value for key, value in own.items() if not key.startswith(("classifier.", "fc."))}
-        fits = len(features) == len(weights) and all(a.shape == b.shape for a, b in zip(features.values(), weights.values(), strict=True))
-        if not fits:
-            raise ConfigError(
-                f"{path}: its {len(weights)} tensors do not fit {name!r} by name or by order; choose weights of this backbone"
-            )
-        shared = dict(zip(features, weights.values(), strict=True))
+    features = {key: value for key, value in own.items() if not key.startswith(("classifier.", "fc."))}
+    by_name = all(key in weights and weights[key].shape == value.shape for key, value in features.items())
+    by_order = len(features) == len(weights) and all(a.shape == b.shape for a, b in zip(features.values(), weights.values(), strict=True))
+    if not by_name and not by_order:
+        raise ConfigError(f"{path}: its {len(weights)} tensors do not fit {name!r} by name or by order; choose weights of this backbone")
+    shared = {key: weights[key] for key in features} if by_name else dict(zip(features, weights.values(), strict=True))
     classifier.load_state_dict({**own, **shared})
 
 

@@ -276,6 +276,11 @@ def test_pretrained_weights_from_a_file_and_clear_refusals(weights, tmp_path):
     fresh = Backbone("mobilenet_v2", (8, 16, 32))
     first = backbone.state_dict()["stages.0.0.0.weight"]
     assert not torch.equal(first, fresh.state_dict()["stages.0.0.0.weight"])
+    untouched = [key for key, value in backbone.state_dict().items() if key.endswith("running_var") and (value == 1).all()]
+    assert untouched == []  # every layer was filled, not only those whose names happen to agree
+    with torch.no_grad():
+        noise = torch.randn(1, 3, 64, 64)
+        assert all(0.05 < feature.std() < 20 for feature in backbone.eval()(noise))
     assert not any(p.requires_grad for p in backbone.stages[:2].parameters())
     assert not any(m.training for m in backbone.train().modules() if isinstance(m, nn.BatchNorm2d))
     with pytest.raises(ConfigError, match="do not fit"):
