@@ -11,6 +11,7 @@ from rich.table import Table
 
 from evaluation.breakdown import GROUPS, RANGE_BINS_M, VISIBILITY_BINS, SubsetMetrics, in_range, match_group, with_visibility
 from evaluation.detection import TP_ERRORS, DetectionMetrics, DetectionSettings, countable_truth, nuscenes_metrics
+from evaluation.labels import LabelQuality, label_quality
 from evaluation.matching import BoxTable
 from evaluation.occupancy import OccupancyCounts, OccupancyMetrics
 from evaluation.tracking import TRACKING_CLASSES, TrackingMetrics, TrackingSettings, tracking_metrics
@@ -58,6 +59,8 @@ class EvaluationReport:
     """Range bin to group (`GROUPS`) to result."""
     visibility: dict[str, dict[str, SubsetMetrics]]
     """Visibility bin to group to result; recall only."""
+    labels: dict[str, LabelQuality]
+    """Group (without "all") to quality as labels, every box counted whatever its score, within the farthest range bin."""
     tracking: TrackingMetrics | None
     """None if either layer has no track ids."""
     occupancy: OccupancyMetrics | None
@@ -90,6 +93,7 @@ class EvaluationReport:
                     name: {g: {"num_truth": s.num_truth, "recall": s.recall} for g, s in groups.items()}
                     for name, groups in self.visibility.items()
                 },
+                "labels": self.labels,
                 "tracking": None if self.tracking is None else _tracking_json(self.tracking),
                 "occupancy": None if self.occupancy is None else _occupancy_json(self.occupancy),
             }
@@ -98,6 +102,8 @@ class EvaluationReport:
     def table(self) -> Group:
         """The figures a person looks at first, for a rich console."""
         tables = [self._class_table(), self._vehicle_table(), self._split_table()]
+        if not self.predicted.startswith("model"):
+            tables.append(_label_table(self.labels))
         if self.tracking is not None:
             tables.append(_tracking_table(self.tracking))
         if self.occupancy is not None:
@@ -167,6 +173,26 @@ class EvaluationReport:
 
 def _subset_json(subset: SubsetMetrics) -> dict:
     return {**asdict(subset), "mean_ap": subset.mean_ap}
+
+
+def _label_table(labels: dict[str, LabelQuality]) -> Table:
+    table = plain_table("as labels: every box counts, whatever its score; matched within 2 m")
+    header = ("group", "truth", "labels", "recall", "precision", "duplicates", "centre m", "95 % m", "heading rad", "size", "velocity m/s")
+    for name in (*header, "moving"):
+        table.add_column(name, justify="left" if name == "group" else "right")
+    for name, q in labels.items():
+        if q.num_truth or q.num_labels:
+            errors = (
+                q.centre_error_m,
+                q.centre_error_p95_m,
+                q.heading_error_rad,
+                q.size_error,
+                q.velocity_error_mps,
+                q.velocity_error_moving_mps,
+            )
+            counts = (str(q.num_truth), str(q.num_labels), number(q.recall), number(q.precision), str(q.num_duplicates))
+            table.add_row(name, *counts, *map(number, errors))
+    return table
 
 
 def _tracking_table(tracking: TrackingMetrics) -> Table:
@@ -257,6 +283,13 @@ def compare_layers(items: Iterable[Item], settings: CompareSettings | None = Non
         vehicles={f"{r:g} m": in_range(matched["vehicle"], 0.0, r) for r in settings.vehicle_ranges_m},
         ranges={f"{b[0]:g}-{b[1]:g} m": {g: in_range(m, *b) for g, m in matched.items()} for b in settings.range_bins_m},
         visibility={_visibility_name(*b): {g: with_visibility(m, *b, farthest) for g, m in matched.items()} for b in VISIBILITY_BINS},
+        labels={
+            group: label_quality(
+                collected.pred_ego, collected.truth_ego, classes, (0.0, farthest), min_visibility=settings.detection.min_visibility
+            )
+            for group, classes in GROUPS.items()
+            if group != "all"
+        },
         tracking=tracking_metrics(collected.tracked, settings.tracking) if collected.has_tracks else None,
         occupancy=collected.occupancy.result() if collected.occupancy.num_frames else None,
     )
