@@ -30,7 +30,7 @@ class KittiClass:
 
 
 LIDAR_NOISE = NoiseSettings(
-    radial_m=0.15, radial_per_m=0.004, lateral_m=0.12, lateral_per_m=0.003, height_m=0.12, yaw_rad=0.15, weak_factor=2.0
+    radial_m=0.15, radial_per_m=0.004, lateral_m=0.12, lateral_per_m=0.003, height_m=0.12, yaw_rad=0.15, weak_factor=4.0
 )
 
 

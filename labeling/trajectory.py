@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeling.evidence import SIZE_COLUMNS, Evidence
+from labeling.evidence import SIZE_COLUMNS, Evidence, folded_angle
 from labeling.kalman import invert_2x2
 from labeling.settings import GroupSettings
 from labeling.smoothing import Slopes, robust_weight, roughness_band, smooth_line, smooth_plane
@@ -21,6 +21,10 @@ STILL_SPEED_MPS = 0.4
 STILL_S = 1.0
 YAW_ACCELERATION = 0.6
 """Normal change of the turn rate, rad/s2."""
+HEADING_WINDOW_S = 1.0
+"""Over this time (standard deviation) a heading's axis is averaged before front and rear are voted on."""
+DRIVEN_M = 3.0
+"""From this driven distance on the path decides which end is the front."""
 HEIGHT_ACCELERATION = 0.3
 """Normal vertical acceleration in the world frame, m/s2."""
 
@@ -72,16 +76,18 @@ def track_size(box: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.take_along_axis(box[:, SIZE_COLUMNS], order, axis=0)[middle, np.arange(3)]
 
 
-def vote_heading(yaw: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Headings (D,) turned by half a turn where they oppose the weighted majority of the track.
+def vote_heading(yaw: np.ndarray, weight: np.ndarray, time_s: np.ndarray, window_s: float = HEADING_WINDOW_S) -> np.ndarray:
+    """Headings (D,) without flips: continuous over time (not wrapped), turned by half a turn where they oppose the majority.
 
-    Neighbours in time are made consistent first (within a quarter turn of the one before), so a long curve is no flip.
+    The axis, front and rear not told apart, is averaged over a window of time and followed through curves; then all detections
+    vote together, by weight, which of its two ends is the front.
     """
-    turns = np.concatenate([[0], np.cumsum(np.floor((wrap_angle(np.diff(yaw)) + np.pi / 2) / np.pi))])
-    flipped = np.mod(turns, 2) == 1
-    if weight[flipped].sum() > weight[~flipped].sum():
-        flipped = ~flipped
-    return np.asarray(wrap_angle(yaw + np.pi * flipped)).reshape(-1)
+    apart_s = (time_s[None] - time_s[:, None]) / window_s
+    double = np.exp(-(apart_s**2) / 2) @ (weight * np.exp(2j * yaw))
+    axis = np.unwrap(np.angle(double)) / 2
+    front = float((weight * np.cos(yaw - axis)).sum())
+    axis = axis if front >= 0 else axis + np.pi
+    return axis + folded_angle(yaw - axis)
 
 
 def reanchored_centres(box: np.ndarray, size: np.ndarray, sensor_xy: np.ndarray, keep_near_face: float) -> np.ndarray:
@@ -104,7 +110,7 @@ def observe(evidence: Evidence, chain: np.ndarray, frames: np.ndarray, settings:
     distance_m = np.linalg.norm(box[:, :2] - evidence.world_from_ego[evidence.frame[chain], :2, 3], axis=1)
     weight = np.maximum(evidence.score[chain], 0.02) / (1 + (distance_m / 40) ** 2)
     size = track_size(box, weight)
-    box[:, Box3D.YAW] = vote_heading(box[:, Box3D.YAW], weight)
+    box[:, Box3D.YAW] = vote_heading(box[:, Box3D.YAW], weight, evidence.time_s[evidence.frame[chain]])
     sensor_xy = evidence.world_from_ego[evidence.frame[chain], :2, 3]
     box[:, :2] = reanchored_centres(box, size, sensor_xy, settings.keep_near_face)
     information = invert_2x2(evidence.position_covariance(settings.noise, chain))[0]
@@ -156,25 +162,40 @@ def static_path(seen: Observations, settings: GroupSettings) -> np.ndarray:
     return np.repeat(place, num, axis=0)
 
 
-def is_static(seen: Observations, path: np.ndarray, settings: GroupSettings) -> bool:
+def is_static(seen: Observations, settings: GroupSettings) -> bool:
     """Whether the evidence is content with an object that never moves.
 
-    It must stay within the class's spread, and between the first and the last third of its detections either travel too little to be
-    told from noise or be slower than the class's limit. The noise of neighbouring detections is alike: at most four count as independent.
+    Nine tenths of it (by weight) must lie within the class's spread around one place, its ends must not have left that place, and
+    between its first and its second half it either travelled too little to be told from noise or was slower than the class's limit. The
+    noise of neighbouring detections is alike: at most four count as independent.
     """
     motion, num = settings.motion, len(seen.slot)
     if num < 2:
         velocity = seen.box[:, Box3D.VX : Box3D.VY + 1]
         return not (np.isfinite(velocity).all() and np.hypot(*velocity[0]) > max(motion.static_speed_mps, settings.noise.velocity_mps))
-    third = max(num // 3, 1)
-    first, last = seen.box[:third, :2].mean(axis=0), seen.box[-third:, :2].mean(axis=0)
-    elapsed_s = seen.time_s[seen.slot[-third:]].mean() - seen.time_s[seen.slot[:third]].mean()
-    moved_m = float(np.hypot(*(last - first)))
     noise_m = float(np.sqrt(np.median(np.trace(invert_2x2(seen.information)[0], axis1=1, axis2=2))))
-    noise_of_move_m = noise_m * np.sqrt(2 / min(third, 4))
-    spread_m = np.percentile(np.hypot(*(path[seen.slot] - np.median(path[seen.slot], axis=0)).T), 95)
-    slow = moved_m < motion.static_speed_mps * elapsed_s or moved_m < 2.5 * noise_of_move_m
-    return bool(slow and spread_m < max(motion.static_spread_m, 1.5 * noise_m))
+    spread_m = max(motion.static_spread_m, 1.5 * noise_m)
+    place = smooth_plane(np.zeros((4, 1)), np.zeros(num, dtype=np.int64), seen.box[:, :2], seen.information)[0]
+    apart_m = np.hypot(*(seen.box[:, :2] - place).T)
+    order = np.argsort(apart_m)
+    share = np.cumsum(seen.weight[order])
+    if apart_m[order[(share >= 0.9 * share[-1]).argmax()]] > spread_m:
+        return False
+    strong = np.flatnonzero(seen.weight >= 0.5 * np.median(seen.weight))
+    few = max(3, len(strong) // 10)
+    ends = (np.median(seen.box[rows, :2], axis=0) for rows in (strong[:few], strong[-few:]))
+    if max(np.hypot(*(end - place)) for end in ends) > spread_m:
+        return False
+    half = (np.cumsum(seen.weight) <= seen.weight.sum() / 2) | (np.arange(num) == 0)
+    half[-1] = False
+    (first, first_s), (last, last_s) = (_weighted_centre(seen, part) for part in (half, ~half))
+    moved_m, noise_of_move_m = float(np.hypot(*(last - first))), noise_m * np.sqrt(2 / min(num / 2, 4))
+    return moved_m < motion.static_speed_mps * (last_s - first_s) or moved_m < 2.5 * noise_of_move_m
+
+
+def _weighted_centre(seen: Observations, part: np.ndarray) -> tuple[np.ndarray, float]:
+    weight = seen.weight[part] / seen.weight[part].sum()
+    return weight @ seen.box[part, :2], float(weight @ seen.time_s[seen.slot[part]])
 
 
 def path_velocity(time_s: np.ndarray, path: np.ndarray) -> np.ndarray:
@@ -183,32 +204,28 @@ def path_velocity(time_s: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 
 def solved_heading(seen: Observations, velocity: np.ndarray, static: bool, settings: GroupSettings) -> np.ndarray:
-    """(F,) heading: the weighted mean of the votes if static; else a smooth curve through the detections' headings and the course."""
+    """(F,) heading: the weighted mean of the votes if static; else a smooth curve through the detections' headings and the course.
+
+    The course gives the axis of the object only; which end is the front is decided once for the whole track, so a car that backs up
+    keeps its front.
+    """
     yaw = seen.box[:, Box3D.YAW]
     if static or settings.motion.heading_speed_mps <= 0:
         return np.full(len(seen.time_s), mean_heading(yaw, seen.weight))
     speed = np.hypot(*velocity.T)
     drives = np.flatnonzero(speed >= settings.motion.heading_speed_mps)
-    course = np.arctan2(velocity[:, 1], velocity[:, 0])
-    if len(drives):
-        yaw = turned_to_course(yaw, seen, course, speed, drives)
-    slot = np.concatenate([seen.slot, drives])
-    angle = np.concatenate([yaw, course[drives]])
+    course = np.arctan2(velocity[drives, 1], velocity[drives, 0])
+    known = np.interp(seen.time_s[drives], seen.time_s[seen.slot], yaw)
+    step_s = np.gradient(seen.time_s)[drives] if len(drives) else np.zeros(0)
+    driven_m = speed[drives] * step_s
+    if driven_m.sum() > DRIVEN_M and (driven_m * np.cos(course - known)).sum() < 0:
+        yaw, known = yaw + np.pi, known + np.pi
     slip = settings.motion.heading_slip_mps / np.maximum(speed[drives], 1e-6)
+    slot = np.concatenate([seen.slot, drives])
+    angle = np.concatenate([yaw, known + folded_angle(course - known)])
     information = np.concatenate([seen.weight / seen.weight.max() / settings.noise.yaw_rad**2, 1 / (slip**2 + 0.03**2)])
-    order = np.lexsort((np.arange(len(slot)), slot))
-    slot, angle, information = slot[order], np.unwrap(angle[order]), information[order]
     curve = smooth_line(roughness_band(seen.time_s, {1: 2.0, 2: YAW_ACCELERATION}), slot, angle, information)
     return np.asarray(wrap_angle(curve)).reshape(-1)
-
-
-def turned_to_course(yaw: np.ndarray, seen: Observations, course: np.ndarray, speed: np.ndarray, drives: np.ndarray) -> np.ndarray:
-    """The track's headings (D,), all turned by half a turn if the way it drove speaks against them (a car that backs up briefly stays)."""
-    driving = np.isin(seen.slot, drives)
-    agree = np.cos(yaw[driving] - course[seen.slot[driving]])
-    if (agree * speed[seen.slot[driving]]).sum() < 0:
-        yaw = np.asarray(wrap_angle(yaw + np.pi)).reshape(-1)
-    return yaw
 
 
 def mean_heading(yaw: np.ndarray, weight: np.ndarray) -> float:
@@ -236,10 +253,8 @@ def solved_height(seen: Observations, static: bool, settings: GroupSettings) -> 
 def solve_track(evidence: Evidence, chain: np.ndarray, frames: np.ndarray, settings: GroupSettings) -> SolvedTrack:
     """One object's boxes at `frames` (F,), consecutive and holding all detections of `chain` (D,); the rest is inter- or extrapolated."""
     seen = observe(evidence, chain, frames, settings)
-    path = moving_path(seen, settings)
-    static = is_static(seen, path, settings)
-    if static:
-        path = static_path(seen, settings)
+    static = is_static(seen, settings)
+    path = static_path(seen, settings) if static else moving_path(seen, settings)
     velocity = np.zeros_like(path) if static else path_velocity(seen.time_s, path)
     box = np.empty((len(frames), 9))
     box[:, :2] = path

@@ -146,7 +146,7 @@ def test_one_size_a_track_and_the_near_face_stays():
 
 def test_votes_turn_the_minority_and_follow_a_curve():
     yaw = np.array([0.0, 0.5, 1.0 + np.pi, 1.5, 2.0, 2.5, 3.0])
-    assert np.abs(wrap_angle(vote_heading(wrap_angle(yaw), np.ones(7)) - np.linspace(0, 3, 7))).max() < 1e-9
+    assert np.abs(wrap_angle(vote_heading(wrap_angle(yaw), np.ones(7), np.arange(7.0)) - np.linspace(0, 3, 7))).max() < 1e-9
 
 
 def test_area_shared_by_boxes_worked_out_by_hand():
