@@ -16,6 +16,8 @@ TICK_S = 0.1
 REACTION_TICKS = 2
 """Drivers look ahead every so many ticks."""
 MIN_GAP_M = 2.0
+SIDE_ROOM_M = 0.2
+"""Drivers brake for what is nearer than this to the strip that their vehicle sweeps."""
 HEADWAY_S = 1.3
 BRAKE_MPS2 = 2.5
 EGO_CENTER_AHEAD_M = 1.4
@@ -122,6 +124,9 @@ class Walker(Actor):
                 self.direction = 1 if self.arc_m <= -1.0 else -1
         elif not 0.0 < self.arc_m < self.way.length_m:
             self.direction = 1 if self.arc_m <= 0 else -1
+        if not waits and round(time_s / TICK_S) % REACTION_TICKS == 0 and world.vehicle_ahead(self):
+            self.direction = -self.direction  # rather back than into a car
+            self.place()
         self.speed_mps = 0.0 if waits else self.pace_mps
         self.arc_m += self.direction * self.speed_mps * TICK_S
         self.place()
@@ -193,13 +198,20 @@ class Traffic:
         ahead, along = points[window], directions[window]
         ahead = ahead + driver.lateral_m * np.stack([-along[:, 1], along[:, 0]], axis=1)
         apart = discs[:, None, :2] - ahead[None]
-        hit = (apart**2).sum(axis=2) < (discs[:, 2] + width / 2 + 0.35)[:, None] ** 2  # (discs, metres)
+        hit = (apart**2).sum(axis=2) < (discs[:, 2] + width / 2 + SIDE_ROOM_M)[:, None] ** 2  # (discs, metres)
         first = np.where(hit.any(axis=1), np.argmax(hit, axis=1), len(ahead))
         nearest = int(np.argmin(first))
         if first[nearest] == len(ahead):
             return gap, leader_mps
         free = max(float(first_point + first[nearest] - 0.5 - front), 0.0)
         return (free, max(float(discs[nearest, 3:5] @ along[first[nearest]]), 0.0)) if free < gap else (gap, leader_mps)
+
+    def vehicle_ahead(self, walker: "Walker") -> bool:
+        """Whether something wider than a person is right in front of someone on foot."""
+        x = walker.x_m + 0.7 * math.cos(walker.yaw_rad)
+        y = walker.y_m + 0.7 * math.sin(walker.yaw_rad)
+        wide = self._discs[self._discs[:, 2] > 0.5]
+        return bool(((wide[:, 0] - x) ** 2 + (wide[:, 1] - y) ** 2 < (wide[:, 2] + 0.35) ** 2).any())
 
     def _discs_near(self, driver: Driver, front_arc_m: float, reach_m: float) -> np.ndarray:
         """Rows of the discs of others within reach of the way ahead."""

@@ -122,7 +122,7 @@ def _mark_street(raster: GroundRaster, street: Street, road_map: RoadMap, yellow
             for part in dashes(Path2D(piece), dash_m) if dash_m else [piece]:
                 raster.stroke(part, 0.15, material)
 
-    if street.lane_width_m < 3.21 and not road_map.junctions:
+    if street.lane_width_m < 3.65 and not road_map.junctions:
         return  # aisles of a parking lot carry no lines
     middle = Ground.YELLOW if yellow else Ground.WHITE
     for side in (-1, 1):

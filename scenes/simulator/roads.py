@@ -261,7 +261,7 @@ def _add_walkways(road_map: RoadMap) -> None:
 def parking_lot(rng: np.random.Generator) -> RoadMap:
     """Aisles between rows of perpendicular stalls, a street along one side."""
     road_map = RoadMap()
-    depth, aisle, width = 5.2, 6.4, rng.uniform(2.55, 2.8)
+    depth, aisle, width = 5.3, 7.2, rng.uniform(2.55, 2.8)
     columns = int(rng.integers(18, 28))
     half = columns * width / 2
     aisles = [k * (2 * depth + aisle) for k in (-1, 0, 1)]
@@ -271,7 +271,7 @@ def parking_lot(rng: np.random.Generator) -> RoadMap:
         road_map.routes += [Route(street.lane(0, forward), rng.uniform(2.5, 4.5)) for forward in (True, False)]
         for x in (np.arange(columns) - columns / 2 + 0.5) * width:
             road_map.stalls += [(x, y + side * (aisle + depth) / 2, side * np.pi / 2) for side in (1, -1)]
-        road_map.walkways += [straight((-half, y + side * (aisle / 2 - 0.6)), (half, y + side * (aisle / 2 - 0.6))) for side in (1, -1)]
+        road_map.walkways += [straight((-half, y + side * (aisle / 2 - 0.3)), (half, y + side * (aisle / 2 - 0.3))) for side in (1, -1)]
     top = aisles[-1] + aisle / 2 + depth + 1
     road_map.plazas.append(np.array([[-half - 42, -top], [half + 42, -top], [half + 42, top], [-half - 42, top]]))
     return road_map

@@ -138,10 +138,10 @@ class Spawner:
         """Vehicles at the kerb and in stalls; bicycles and motorcycles leaning on the sidewalk."""
         for x, y, yaw in self.road_map.stalls:
             if self.rng.random() < self.density.parked:
-                body = self._body(0.02, ridden=False)
+                body = make_body("car" if self.rng.random() < 0.95 else "motorcycle", self.rng, ridden=False)
                 turn = np.pi if self.rng.random() < 0.4 else 0.0
                 self.add_static(
-                    body, x + self.rng.normal(0, 0.12), y + self.rng.normal(0, 0.25), yaw + turn + self.rng.normal(0, 0.03), 0.05
+                    body, x + self.rng.normal(0, 0.12), y + self.rng.normal(0, 0.15), yaw + turn + self.rng.normal(0, 0.03), 0.05
                 )
         for street in self.road_map.streets:
             if street.kerb_m > 1.5:
@@ -169,7 +169,7 @@ class Spawner:
         for _ in range(int(self.rng.integers(*self.density.walkers, endpoint=True))):
             way = ways[int(self.rng.integers(len(ways)))]
             arc = self._arc_near(way)
-            room = 0.9 if self.scenario != "parking" else 0.4
+            room = 0.9 if self.scenario != "parking" else 0.15
             lateral, direction = float(self.rng.uniform(-room, room)), int(self.rng.choice([-1, 1]))
             pace = 0.0 if self.rng.random() < 0.2 else float(self.rng.normal(1.3, 0.25))
             for k in range(int(self.rng.choice([1, 2, 3], p=[0.7, 0.22, 0.08]))):
