@@ -25,13 +25,11 @@ class CameraNetwork(nn.Module):
         self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(IMAGENET_STD)), persistent=False)
         self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD), persistent=False)
 
-    def forward(
-        self, images_BNHW3: Tensor, alive_BN: Tensor, geometry_BNGhw: Tensor, ground_BNDhw: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
+    def forward(self, images_BNHW3: Tensor, alive_BN: Tensor, geometry_BNGhw: Tensor, ground_BNDhw: Tensor) -> tuple[list[Tensor], Tensor]:
         """Levels (B*N, C, H/l, W/l), finest first, and depth logits (B*N, D, h, w) at the finest.
 
-        `geometry_BNGhw` describes each finest pixel's ray, `ground_BNDhw` holds the soft bins of the flat ground along it. Pictures of dead cameras are replaced by zeros before, and their
-        features after, so that nothing in them can matter.
+        `geometry_BNGhw` describes each finest pixel's ray, `ground_BNDhw` holds the soft distance bins of flat ground along it.
+        Pictures of dead cameras are replaced by zeros before, and their features after, so that nothing in them can matter.
         """
         alive = alive_BN.flatten()[:, None, None, None] > 0.5
         pixels = images_BNHW3.flatten(0, 1).float()

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from perception.blocks import conv_norm_relu
 
-
 GROUND_GAIN = 2.0
 """How much the flat ground's bin is preferred before anything is learned (a logit)."""
 
