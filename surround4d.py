@@ -27,6 +27,7 @@ COMMANDS = {
     "label": Command("labeling.command:label", "auto-label clips with a teacher, past and future"),
     "export": Command("export.command:export_checkpoint", "write a checkpoint as one verified ONNX graph"),
     "lint": Command("export.lint:lint_file", "say what TensorRT or onnxruntime would refuse in an ONNX file"),
+    "roofline": Command("export.roofline:roofline", "estimate the least time an ONNX graph needs on named devices"),
     "run": Command("export.run:run_clip", "stream a clip through an exported ONNX graph"),
     "nuscenes-export": Command("scenes.readers.nuscenes_writer:export_command", "lay clips out in the nuScenes schema"),
     "nuscenes-results": Command("scenes.readers.results:convert", "convert label layers to and from nuScenes result JSON"),

@@ -1,20 +1,41 @@
-"""What does `surround4d export` do? Load, trace, verify, and only then give the file its name."""
+"""What does `surround4d export` do? Load, trace, verify, lower the precision, measure, and only then give the file its name."""
 
-import json
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import onnx
 import tyro
+from onnx import ModelProto
 from rich.console import Console
 
+from export.accuracy import clip_steps, measure_accuracy
+from export.half import to_half
+from export.int8 import calibrate, to_int8
 from export.manifest import Manifest, manifest_path, sha256_of_file
 from export.networks import LoadedNetwork, load_network
-from export.onnx_graph import MAX_CAMERAS, OPSET, attach_manifest, export_model
-from export.verify import Verification, require, verify
+from export.onnx_graph import MAX_CAMERAS, OPSET, attach_manifest, export_model, read_manifest
+from export.precision import PrecisionChoice, choose_parts, record_steps
+from export.runner import OnnxNetwork
+from export.split import part_paths, split_graph
+from export.verify import Verification, require, synthetic_steps, verification_rigs, verify
 from scenes.atomic import atomic_file, write_json
-from scenes.errors import ConfigError, DataError
+from scenes.clips import Clip, find_clips
+from scenes.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PrecisionBudget:
+    """How much a lower precision may cost: relative L2 error of the dense answers in one step, of a part alone and of the whole."""
+
+    part: float
+    total: float
+
+
+BUDGETS = {"fp16": PrecisionBudget(2e-3, 5e-3), "int8": PrecisionBudget(3e-2, 6e-2)}
+CALIBRATION_STEPS = 24
 
 
 def export_checkpoint(
@@ -23,7 +44,10 @@ def export_checkpoint(
     cameras: str = "dynamic",
     layers: int | None = None,
     sampler: Literal["gridsample", "gather"] = "gridsample",
-    precision: Literal["fp32", "fp16"] = "fp32",
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    split: bool = False,
+    data: tuple[Path, ...] = (),
+    against: str = "",
     opset: int = OPSET,
     steps: int = 5,
 ) -> None:
@@ -35,16 +59,24 @@ def export_checkpoint(
         cameras: "dynamic" for any number of cameras, or a fixed number.
         layers: Keep only the first decoder layers; default all.
         sampler: How images are sampled; "gather" for runtimes whose GridSample is not to be trusted.
-        precision: fp16 keeps projection and reference points in fp32.
+        precision: fp16 and int8 keep geometry, and the parts that measure worst, in fp32.
+        split: Also write the graph as two, NAME.encoder.onnx and NAME.fusion.onnx.
+        data: Clips for calibrating int8 and measuring precision; synthetic pictures without them.
+        against: Label layer of `data` (truth) to measure the file's accuracy against; not measured by default.
         opset: ONNX operator set, 16 to 19.
         steps: Steps per rig that are compared with torch before the file gets its name.
     """
     num_cameras = parse_cameras(cameras)
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: expected a name that ends in .onnx; rename it")
+    clips = find_clips(list(data)) if data else []
+    if against and not clips:
+        raise ConfigError(f"against {against!r}: there are no clips to measure on; give some with --data")
     network = load_network(checkpoint, layers, sampler)
-    manifest, found = write_verified(network, out, num_cameras, opset, steps)
+    manifest, found = write_verified(network, out, num_cameras, opset, steps, precision, clips, against)
     print_summary(out, manifest, found)
+    if split:
+        write_parts(out)
 
 
 def parse_cameras(text: str) -> int | None:
@@ -57,39 +89,88 @@ def parse_cameras(text: str) -> int | None:
 
 
 def write_verified(
-    network: LoadedNetwork, out: Path, num_cameras: int | None = None, opset: int = OPSET, steps: int = 5
+    network: LoadedNetwork,
+    out: Path,
+    num_cameras: int | None = None,
+    opset: int = OPSET,
+    steps: int = 5,
+    precision: str = "fp32",
+    clips: list[Path] | None = None,
+    against: str = "",
 ) -> tuple[Manifest, Verification]:
-    """Traces into a temporary file, verifies it, and renames it to `out` only if it computes what torch computes."""
+    """Traces into a temporary file, verifies it, and renames it to `out` only if it computes what torch computes.
+
+    A lower precision is made from the verified fp32 graph; its parts are chosen and its cost is written by measurement.
+    """
+    clips = clips or []
     with atomic_file(out) as temporary:
         manifest = export_model(network.model, network.config, temporary, opset, num_cameras, network.checkpoint_hash)
         found = verify(temporary, network.model, network.config, steps=steps)
         require(found, out)
         manifest = replace(manifest, verification=found.to_json())
-        rewrite_manifest(temporary, manifest)
+        proto = onnx.load(str(temporary))
+        if precision != "fp32":
+            proto, manifest = lowered(proto, manifest, precision, calibration_drives(network, manifest, clips))
+        attach_manifest(proto, manifest)
+        temporary.write_bytes(proto.SerializeToString())
+        if against:
+            manifest = replace(manifest, accuracy={"against": against, **measure_accuracy(OnnxNetwork(temporary), clips, against)})
+            attach_manifest(proto, manifest)
+            temporary.write_bytes(proto.SerializeToString())
+        OnnxNetwork(temporary)  # loads, and agrees with its manifest
     write_json(manifest_path(out), {**manifest.to_json(), "file_sha256": sha256_of_file(out)})
     return manifest, found
 
 
-def rewrite_manifest(path: Path, manifest: Manifest) -> None:
-    """Replaces the manifest inside a file."""
-    proto = onnx.load(str(path))
-    attach_manifest(proto, manifest)
-    path.write_bytes(proto.SerializeToString())
+def write_parts(out: Path) -> tuple[Path, Path]:
+    """Cuts a verified file in two beside it; both parts load and agree with their manifests before they get their names."""
+    paths = part_paths(out)
+    for path, part in zip(paths, split_graph(onnx.load(str(out)), str(out)), strict=True):
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(part.SerializeToString())
+            told = OnnxNetwork(temporary, part=read_manifest(part, str(path)).part).manifest
+        write_json(manifest_path(path), {**told.to_json(), "file_sha256": sha256_of_file(path)})
+    return paths
 
 
-def check_beside(path: Path) -> None:
-    """Refuses a file whose bytes are not those that its manifest beside it was written for; no manifest beside it is fine."""
-    beside = manifest_path(path)
-    if not beside.is_file():
-        return
-    told = json.loads(beside.read_text()).get("file_sha256")
-    if told and told != sha256_of_file(path):
-        raise DataError(f"{path}: its bytes are not those that {beside.name} was written for; export or copy both again")
+def calibration_drives(network: LoadedNetwork, manifest: Manifest, clips: list[Path]) -> list[Iterable[dict[str, np.ndarray]]]:
+    """Short drives of real clips, or of synthetic pictures where there are none."""
+    if clips:
+        chosen = clips[:: max(1, len(clips) // 4)][:4]
+        return [list(clip_steps(Clip.open(path), manifest.input_hw))[: CALIBRATION_STEPS // len(chosen)] for path in chosen]
+    rigs = verification_rigs(manifest.input_hw, manifest.num_cameras)
+    return [synthetic_steps(rig, network.config, 3, number, manifest.num_cameras) for number, rig in enumerate(rigs)]
+
+
+def lowered(
+    proto: ModelProto, manifest: Manifest, precision: str, drives: list[Iterable[dict[str, np.ndarray]]]
+) -> tuple[ModelProto, Manifest]:
+    """The graph in fp16 or int8, and its manifest with what was kept and what it costs."""
+    initial = {s.input: np.full(manifest.spec(s.input).shape, s.initial, manifest.spec(s.input).dtype) for s in manifest.state}
+    steps = record_steps(proto, drives, initial)
+    budget = BUDGETS[precision]
+    if precision == "fp16":
+        result, choice = choose_parts(proto, to_half, steps, budget.part, budget.total)
+    else:
+        ranges = calibrate(proto, [step.feed for step in steps])
+        result, choice = choose_parts(proto, lambda model, keep: to_int8(model, ranges, keep), steps, budget.part, budget.total)
+    verification = {**manifest.verification, "precision": _choice_json(choice, len(steps))}
+    return result, replace(manifest, precision=precision, verification=verification)
+
+
+def _choice_json(choice: PrecisionChoice, steps: int) -> dict:
+    return {
+        "against": "the fp32 graph, one step, relative L2 error of dense answers",
+        "steps": steps,
+        "error": float(f"{choice.error:.3g}"),
+        "kept_fp32": choice.keep,
+        "parts": {entry.part: float(f"{entry.error:.3g}") for entry in choice.parts},
+    }
 
 
 def print_summary(out: Path, manifest: Manifest, found: Verification) -> None:
-    """One line of what was written, one of what was verified."""
-    console = Console(highlight=False)
+    """One line of what was written, one of what was verified, one each of precision and accuracy where measured."""
+    console = Console(highlight=False, soft_wrap=True)
     cameras = "any number of" if manifest.num_cameras is None else manifest.num_cameras
     size_mb = out.stat().st_size / 1e6
     console.print(f"{out}: {manifest.variant}, {manifest.precision}, opset {manifest.opset}, {cameras} cameras, {size_mb:.1f} MB")
@@ -97,3 +178,10 @@ def print_summary(out: Path, manifest: Manifest, found: Verification) -> None:
         f"verified against torch: relative error {found.max_error:.2g} over {len(found.error_by_step)} steps "
         f"({'; '.join(manifest.verification['rigs'])})"
     )
+    if "precision" in manifest.verification:
+        told = manifest.verification["precision"]
+        console.print(
+            f"{manifest.precision}: one step differs from fp32 by {told['error']:.2g}; fp32 kept: {told['kept_fp32'] or 'nothing more'}"
+        )
+    if manifest.accuracy:
+        console.print(", ".join(f"{name} {value}" for name, value in manifest.accuracy.items()))

@@ -127,3 +127,13 @@ def sha256_of_file(path: Path) -> str:
 def manifest_path(onnx_path: Path) -> Path:
     """Where the copy beside the file lies."""
     return Path(f"{onnx_path}.json")
+
+
+def check_beside(path: Path) -> None:
+    """Refuses a file whose bytes are not those that its manifest beside it was written for; no manifest beside it is fine."""
+    beside = manifest_path(path)
+    if not beside.is_file():
+        return
+    told = json.loads(beside.read_text()).get("file_sha256")
+    if told and told != sha256_of_file(path):
+        raise DataError(f"{path}: its bytes are not those that {beside.name} was written for; export or copy both again")

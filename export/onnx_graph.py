@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from export.manifest import MANIFEST_KEY, Manifest, StateSpec, TensorSpec
-from export.simplify import merge_batch_norms, tidy
+from export.simplify import merge_batch_norms, name_outputs, tidy
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
 from scenes.errors import ConfigError, DataError
@@ -178,8 +178,12 @@ def trace(model: nn.Module, config: ModelConfig, num_cameras: int | None, opset:
         )
         assert program is not None
         tidy(program.model)
+        name_outputs(program.model, output_names)
     proto = program.model_proto
     merge_batch_norms(proto)
+    written = ([value.name for value in proto.graph.input], [value.name for value in proto.graph.output])
+    if written != (input_names, output_names):
+        raise ConfigError(f"export: asked for tensors {input_names} and {output_names}, torch wrote {written}; mend the network's outputs")
     return _cleaned(proto, opset)
 
 

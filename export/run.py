@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from export.feed import Picture, StepPacker
-from export.runner import OnnxNetwork, StepResult, StreamRunner
+from export.manifest import check_beside
+from export.runner import OnnxNetwork, SplitNetwork, StepResult, StreamRunner
 from scenes.boxes import CLASS_NAMES, Boxes
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError, SurroundError
 from scenes.layers import LabelLayer, write_layer
 from scenes.packing import resize_and_crop
 
-STAGES = ("decode", "preprocess", "network", "read-out")
+STAGES = ("decode", "preprocess", "encoder", "fusion", "network", "read-out")
+"""A whole graph has the stage `network`, a split one `encoder` and `fusion`."""
 
 
 @dataclass
@@ -36,7 +38,8 @@ class StageTimes:
     def rows(self) -> list[tuple[str, float, float, float, float]]:
         """Stage, then p50, p90, p99 and the largest, in ms; the last row is their sum per step."""
         rows = []
-        for name, values in (*self.seconds.items(), ("total", [sum(step) for step in zip(*self.seconds.values(), strict=True)])):
+        stages = {name: values for name, values in self.seconds.items() if values}
+        for name, values in (*stages.items(), ("total", [sum(step) for step in zip(*stages.values(), strict=True)])):
             if values:
                 ms = np.array(values) * 1e3
                 rows.append((name, *(float(np.percentile(ms, q)) for q in (50, 90, 99)), float(ms.max())))
@@ -54,6 +57,7 @@ def run_clip(
     file: Annotated[Path, tyro.conf.Positional],
     clips: Annotated[list[Path], tyro.conf.Positional],
     layer: str = "model@onnx",
+    encoder: Path | None = None,
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "cpu",
     threads: int | None = None,
     min_score: float = 0.01,
@@ -64,6 +68,7 @@ def run_clip(
     Args:
         file: An ONNX file written by `surround4d export`.
         clips: Clip folders, or folders of them.
+        encoder: The encoder part, where FILE is the fusion part of a split graph.
         layer: Name of the label layer to write; must begin with model@.
         provider: Where onnxruntime computes.
         threads: Threads of onnxruntime; default all cores.
@@ -72,7 +77,7 @@ def run_clip(
     """
     if not layer.startswith("model@"):
         raise ConfigError(f"layer: expected a name that begins with model@, got {layer!r}; rename it")
-    network = OnnxNetwork(file, provider, threads)
+    network = open_network(file, encoder, provider, threads)
     times, failed = StageTimes(), 0
     console = Console(highlight=False)
     for path in find_clips(clips):
@@ -87,7 +92,20 @@ def run_clip(
     return 2 if failed else 0
 
 
-def stream_clip(network: OnnxNetwork, clip: Clip, layer: str, min_score: float = 0.01, times: StageTimes | None = None) -> LabelLayer:
+def open_network(file: Path, encoder: Path | None = None, provider: str = "cpu", threads: int | None = None) -> OnnxNetwork | SplitNetwork:
+    """A whole graph, or the two parts of a split one; bytes that do not fit the manifest beside them are refused."""
+    for path in (file, encoder):
+        if path is not None:
+            check_beside(path)
+    if encoder is None:
+        return OnnxNetwork(file, provider, threads)
+    parts = OnnxNetwork(encoder, provider, threads, part="encoder"), OnnxNetwork(file, provider, threads, part="fusion")
+    return SplitNetwork(*parts)
+
+
+def stream_clip(
+    network: OnnxNetwork | SplitNetwork, clip: Clip, layer: str, min_score: float = 0.01, times: StageTimes | None = None
+) -> LabelLayer:
     """Every frame of a clip through the graph with carried state; boxes in the world frame as a layer of that name."""
     classes = network.manifest.class_names
     unknown = sorted(set(classes) - set(CLASS_NAMES))
@@ -103,7 +121,7 @@ def stream_clip(network: OnnxNetwork, clip: Clip, layer: str, min_score: float =
     return found
 
 
-def stream_steps(network: OnnxNetwork, clip: Clip, times: StageTimes | None = None) -> Iterator[tuple[int, StepResult]]:
+def stream_steps(network: OnnxNetwork | SplitNetwork, clip: Clip, times: StageTimes | None = None) -> Iterator[tuple[int, StepResult]]:
     """Frame index and what the graph said about it, in order. A picture that cannot be read is a camera that is not alive."""
     times = times if times is not None else StageTimes()
     packer = StepPacker(clip.rig.cameras, network.manifest.input_hw, network.manifest.num_cameras, resize_and_crop)
@@ -121,5 +139,9 @@ def stream_steps(network: OnnxNetwork, clip: Clip, times: StageTimes | None = No
         inputs, _ = packer.pack(frame.timestamp_ns, pictures, frame.world_from_ego)
         packed = time.perf_counter()
         result = runner.step(frame.timestamp_ns, inputs, frame.world_from_ego, clip.name)
-        times.add(decode=decoded - start, preprocess=packed - decoded, network=result.network_s, read_out=result.readout_s)
+        if isinstance(network, SplitNetwork):
+            computing = {"encoder": network.encoder_s, "fusion": result.network_s - network.encoder_s}
+        else:
+            computing = {"network": result.network_s}
+        times.add(decode=decoded - start, preprocess=packed - decoded, **computing, read_out=result.readout_s)
         yield frame.index, result

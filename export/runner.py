@@ -7,7 +7,7 @@ whenever they like.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,36 @@ def _check_shape(spec: TensorSpec, shape: tuple[int, ...], cameras: int | None, 
     return cameras
 
 
+class SplitNetwork:
+    """The two parts of a split graph, used like the whole one."""
+
+    def __init__(self, encoder: OnnxNetwork, fusion: OnnxNetwork) -> None:
+        same = encoder.manifest.hashes == fusion.manifest.hashes and encoder.manifest.boundary == fusion.manifest.boundary
+        if not same:
+            raise DataError(f"{encoder.path} and {fusion.path}: parts of two different exports; export both again together")
+        self.encoder, self.fusion = encoder, fusion
+        self.path = fusion.path
+        known = {spec.name: spec for spec in (*encoder.manifest.inputs, *fusion.manifest.inputs)}
+        inputs = [spec for name, spec in known.items() if name not in fusion.manifest.boundary]
+        self.manifest = replace(fusion.manifest, part="whole", inputs=inputs)
+        self.encoder_s = 0.0
+        """Seconds that the encoder took in the last step."""
+
+    def empty_state(self) -> dict[str, onnxruntime.OrtValue]:
+        """See `OnnxNetwork`."""
+        return self.fusion.empty_state()
+
+    def __call__(
+        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, onnxruntime.OrtValue]
+    ) -> tuple[dict[str, np.ndarray], dict[str, onnxruntime.OrtValue]]:
+        """See `OnnxNetwork`."""
+        start = time.perf_counter()
+        features, _ = self.encoder({spec.name: inputs[spec.name] for spec in self.encoder.step_inputs if spec.name in inputs}, {})
+        self.encoder_s = time.perf_counter() - start
+        wanted = [spec.name for spec in self.fusion.step_inputs if spec.name not in features]
+        return self.fusion({**{name: inputs[name] for name in wanted if name in inputs}, **features}, state)
+
+
 @dataclass
 class StepResult:
     """What one step found, in the ego frame at `reference_ns`; only boxes that reach the manifest's score threshold."""
@@ -199,7 +229,7 @@ class StreamCounters:
 class StreamRunner:
     """Runs a graph over a drive: keeps the state, resets it on a change of drive or a jump of the clock."""
 
-    def __init__(self, network: OnnxNetwork, score_threshold: float | None = None, max_gap_s: float | None = None) -> None:
+    def __init__(self, network: OnnxNetwork | SplitNetwork, score_threshold: float | None = None, max_gap_s: float | None = None) -> None:
         thresholds = network.manifest.thresholds
         self.network = network
         self.score_threshold = thresholds["score"] if score_threshold is None else score_threshold

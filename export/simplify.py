@@ -28,7 +28,6 @@ def tidy(model: ir.Model) -> None:
             passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             passes.DeduplicateInitializersPass(),
             passes.CommonSubexpressionEliminationPass(),
-            passes.IdentityEliminationPass(),
             passes.RemoveUnusedNodesPass(),
             passes.OutputFixPass(),
             passes.NameFixPass(),
@@ -37,6 +36,15 @@ def tidy(model: ir.Model) -> None:
             one(model)
     finally:
         noisy.setLevel(level)
+
+
+def name_outputs(model: ir.Model, names: list[str]) -> None:
+    """Gives the graph's outputs their names back: where two are the same tensor, the exporter names one after the other."""
+    for value, name in zip(model.graph.outputs, names, strict=True):
+        if value.name != name:
+            value.name = f"{name}__renamed"
+    for value, name in zip(model.graph.outputs, names, strict=True):
+        value.name = name
 
 
 def merge_batch_norms(model: ModelProto) -> int:

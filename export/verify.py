@@ -17,7 +17,7 @@ from torch import nn
 
 from export.feed import Picture, StepPacker
 from export.onnx_graph import StepGraph, narrow_state, plain_name
-from export.runner import OnnxNetwork
+from export.runner import OnnxNetwork, SplitNetwork
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
 from scenes.errors import DataError
@@ -243,7 +243,7 @@ def verify(
     rigs: list[Rig] | None = None,
     steps: int = 5,
     seed: int = 0,
-    network: OnnxNetwork | None = None,
+    network: OnnxNetwork | SplitNetwork | None = None,
 ) -> Verification:
     """Streams `steps` synthetic steps of every rig through torch and through the file, each with its own carried state."""
     network = network or OnnxNetwork(path)

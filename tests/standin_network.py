@@ -22,8 +22,8 @@ class StandIn(nn.Module):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.stem = nn.Conv2d(3, CHANNELS, 3, stride=2, padding=1)
-        self.middle = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        stem, middle = nn.Conv2d(3, CHANNELS, 3, stride=2, padding=1), nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.cameras = nn.Sequential(stem, nn.ReLU(), middle, nn.ReLU())
         self.box = nn.Linear(CHANNELS, 9)
         self.logits = nn.Linear(CHANNELS, 10)
         self.voxels = nn.Linear(CHANNELS, 13)
@@ -77,7 +77,7 @@ class StandIn(nn.Module):
     def _sample(self, step: StepInput) -> Tensor:
         B, N, H, W, _ = step.images_BNHW3.shape
         images = step.images_BNHW3.float().permute(0, 1, 4, 2, 3).flatten(0, 1) / 255
-        feat = torch.relu(self.middle(torch.relu(self.stem(images)))).unflatten(0, (B, N))
+        feat = self.cameras(images).unflatten(0, (B, N))
         feat = torch.where(step.alive_BN[:, :, None, None, None] > 0, feat, 0.0)
         cam_from_ego_BN44 = step.cam_from_ego_BN44
         points_cam = torch.einsum("bnij,pj->bnpi", cam_from_ego_BN44[..., :3, :3], self.points) + cam_from_ego_BN44[:, :, None, :3, 3]

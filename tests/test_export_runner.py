@@ -12,12 +12,12 @@ import onnx
 import pytest
 from standin_network import StandIn, standin_config
 
-from export.command import check_beside, parse_cameras, write_verified
+from export.command import parse_cameras, write_parts, write_verified
 from export.feed import Picture, StepFeed, StepPacker, resize_and_crop
-from export.manifest import MANIFEST_KEY, Manifest, manifest_path
+from export.manifest import MANIFEST_KEY, Manifest, check_beside, manifest_path
 from export.networks import LoadedNetwork
 from export.onnx_graph import attach_manifest, export_model, read_manifest
-from export.run import stream_clip
+from export.run import StageTimes, open_network, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
 from export.verify import five_camera_rig, relative_error, require, synthetic_steps, verify
 from scenes.cameras import network_camera
@@ -348,6 +348,22 @@ def test_a_clip_becomes_a_layer(network, tiny_clip):
     assert sorted(layer.boxes_world) == [0, 1, 2, 3]
     assert all(len(boxes) for boxes in layer.boxes_world.values())
     assert layer.meta["precision"] == "fp32"
+
+
+def test_a_split_graph_computes_the_same(standin_file, network, tiny_clip, tmp_path):
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(standin_file.read_bytes())
+    encoder, fusion = write_parts(copy)
+    split, times = open_network(fusion, encoder, threads=1), StageTimes()
+    whole_state, split_state = network.empty_state(), split.empty_state()
+    for inputs in steps(3):
+        want, whole_state = network(inputs, whole_state)
+        got, split_state = split(inputs, split_state)
+        assert all(np.allclose(want[name], got[name], atol=1e-5) for name in want)
+    stream_clip(split, tiny_clip, "model@onnx", times=times)
+    assert [row[0] for row in times.rows()] == ["decode", "preprocess", "encoder", "fusion", "read-out", "total"]
+    with pytest.raises(DataError, match="encoder part of a split one"):
+        OnnxNetwork(encoder)
 
 
 def test_the_runner_needs_neither_torch_nor_opencv_nor_onnx(standin_file):
