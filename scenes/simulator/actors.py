@@ -149,14 +149,14 @@ class Traffic:
     history: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3)))
     """(ticks, 1 + actors, 3) x, y, yaw from time 0 on; column 0 is the ego vehicle."""
 
-    def run(self, seconds: float) -> None:
-        """Simulates from time 0 and fills the history, one tick beyond the end."""
+    def run(self, seconds: float, start_s: float = 0.0) -> None:
+        """Simulates from `start_s` on and fills the history, one tick beyond the end."""
         everybody = [self.ego, *self.actors]
         history = [[(actor.x_m, actor.y_m, actor.yaw_rad) for actor in everybody]]
         for tick in range(math.ceil(seconds / TICK_S) + 2):
             self._refresh()
             for actor in everybody:
-                actor.step(self, tick * TICK_S)
+                actor.step(self, start_s + tick * TICK_S)
             history.append([(actor.x_m, actor.y_m, actor.yaw_rad) for actor in everybody])
         self.history = np.array(history)
         self.history[..., 2] = np.unwrap(self.history[..., 2], axis=0)

@@ -96,15 +96,24 @@ class Spawner:
         middle = arc_m + body.size_m[0] / 2 - length / 2
         point, yaw = route.path.at(middle), float(route.path.yaw_at(middle))
         point = point + lateral_m * np.array([-np.sin(yaw), np.cos(yaw)])
+        if any(np.linalg.norm(point - junction.center_world) < junction.half_m + 5 for junction in self.road_map.junctions):
+            return False
         if not self.near(point, 110.0 if self.scenario == "highway" else 80.0) or not self.take(*point, yaw, (length, body.size_m[1]), 0.7):
             return False
-        driver.speed_mps = min(wish_mps, route.limit_mps(arc_m)) * float(self.rng.uniform(0.6, 1.0))
+        driver.speed_mps = min(min(wish_mps, route.limit_mps(arc_m)) * float(self.rng.uniform(0.6, 1.0)), self._stopping_speed(driver))
         self.actors.append(driver)
         if trailer is not None:
             driver.towing = Towed(len(self.actors), trailer, 0.0, 0.0, 0.0)
             self.actors.append(driver.towing)
             driver.place()
         return True
+
+    def _stopping_speed(self, driver: Driver) -> float:
+        """The speed from which the driver can still stop gently at the next line, whatever the signal shows."""
+        assert driver.route is not None
+        front = driver.arc_m + driver.body.size_m[0] / 2
+        ahead = [stop.arc_m - front for stop in driver.route.stops if stop.arc_m > front - 1.0]
+        return float(np.sqrt(2 * 2.0 * max(min(ahead) - 1.0, 0.0))) if ahead else np.inf
 
     def moving(self) -> None:
         """Vehicles on the routes; straight ones more often than turns."""

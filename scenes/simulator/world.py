@@ -8,7 +8,7 @@ import numpy as np
 from scenes.boxes import Boxes
 from scenes.geometry import rigid_from_parts, rotation_from_yaw, wrap_angle
 from scenes.layers import Lane
-from scenes.simulator.actors import EGO_CENTER_AHEAD_M, Traffic
+from scenes.simulator.actors import EGO_CENTER_AHEAD_M, TICK_S, Traffic
 from scenes.simulator.config import MIXED, SCENARIOS, WEATHERS, SimulationConfig
 from scenes.simulator.ground import (
     CELL_M,
@@ -87,7 +87,7 @@ def build_world(config: SimulationConfig, rng: np.random.Generator, clip_index: 
     raster = paint_ground(road_map, rng)
     scenery = build_scenery(scenario, road_map, raster, rng)
     traffic = spawn_traffic(scenario, road_map, rng, config.seconds)
-    traffic.run(SETTLE_S)
+    traffic.run(SETTLE_S - 2 * TICK_S, -SETTLE_S)
     traffic.run(config.seconds + 0.3)
     return assemble(traffic, scenery, raster, make_light(weather, rng), scenario, rng)
 
