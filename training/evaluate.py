@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.progress import track
 
 from evaluation.compare import CompareSettings, Item, compare_layers
 from evaluation.detection import NUSCENES_RANGE_M, DetectionSettings
@@ -50,7 +51,7 @@ def evaluate(
     failures: list[str] = []
     report = compare_layers(_items(clip_paths, predict, against, failures), settings)
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(report.table())
+    (console if console.is_terminal else Console(width=132)).print(report.table())
     if json is not None:
         write_json(json, report.to_json())
     return 2 if failures else 0
@@ -58,7 +59,8 @@ def evaluate(
 
 def _items(clip_paths: list[Path], predict: Callable[[Clip], LabelLayer], against: str, failures: list[str]) -> Iterator[Item]:
     """Clip after clip; one that fails says so on stderr and is left out. When all fail, that is a `DataError`."""
-    for path in clip_paths:
+    console = Console(stderr=True)
+    for path in track(clip_paths, "clips", console=console, transient=True, disable=not console.is_terminal):
         try:
             clip = Clip.open(path)
             truth = clip.layer(against)
