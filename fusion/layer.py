@@ -31,6 +31,8 @@ class Surroundings:
 class BoxPosition(nn.Module):
     """The position encoding of a box: sines of its centre at several wave lengths, its size, heading and velocity."""
 
+    frequency: Tensor
+
     def __init__(self, channels: int, frequencies: int = 6) -> None:
         super().__init__()
         self.register_buffer("frequency", 2.0 ** torch.arange(frequencies) * (torch.pi / 64.0), persistent=False)

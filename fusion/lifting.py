@@ -20,6 +20,8 @@ class Lifting(nn.Module):
     pixel's depth distribution gives to the point's own distance. Heights are merged by a convolution.
     """
 
+    points_ZXY3: Tensor
+
     def __init__(self, grid: BevGrid, bins: DepthBins, neck_channels: int, lift_channels: int, channels: int) -> None:
         super().__init__()
         self.grid, self.bins = grid, bins

@@ -26,6 +26,8 @@ class Surround(nn.Module):
     each is called with (queries, bev features) and returns named tensors for `StepOutput.extra`.
     """
 
+    centers_XY2: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

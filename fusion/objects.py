@@ -44,6 +44,9 @@ class Queries:
 class QuerySource(nn.Module):
     """Makes queries from heatmap peaks, remembered objects and noised true boxes."""
 
+    references_XY3: Tensor
+    radius_K: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels, classes = config.query.channels, len(config.class_names)
@@ -166,6 +169,8 @@ def _answer(channels: int, size: int) -> nn.Sequential:
 
 class BevTokens(nn.Module):
     """Coarse bird's-eye tokens through the same kind of layer: they look at each other and again at the pictures."""
+
+    box_T9: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -15,6 +15,8 @@ FREE_BIAS = 2.0
 class OccupancyHead(nn.Module):
     """States and flow of every voxel of `scenes.layers.VoxelGrid`; the cells are resampled where the two grids differ."""
 
+    where_XY2: Tensor
+
     def __init__(self, channels: int, grid: BevGrid, voxels: VoxelGrid | None = None) -> None:
         super().__init__()
         self.voxels = voxels or VoxelGrid()

@@ -14,6 +14,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class CameraNetwork(nn.Module):
     """Backbone, pyramid, the rays' geometry, depth."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, backbone: Backbone, neck_channels: int, depth_bins: int, geometry_channels: int) -> None:
         super().__init__()
         self.backbone = backbone
