@@ -187,6 +187,7 @@ def _edit(table: str, row: int, **values):
         (_edit("calibrated_sensor", 0, camera_intrinsic=[]), ["c_cam", "camera_intrinsic"]),
         (_edit("sample_annotation", 0, size=[0, 1, 1]), ["sample_annotation.json", "a0", "positive"]),
         (_edit("sample_annotation", 0, instance_token="nobody"), ["instance.json", "nobody", "a0"]),
+        (_edit("sample_annotation", 0, num_lidar_pts="many"), ["v1.0-mini", "many", "restore the recording"]),
     ],
 )
 def test_broken_input_is_one_sentence_and_writes_nothing(tmp_path, capsys, breakage, words):

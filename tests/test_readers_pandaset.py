@@ -287,3 +287,18 @@ def test_the_real_cameras_are_fixed_to_the_vehicle(real_clip):
     assert max(value["rad"] for value in spread.values()) < 0.0015
     front = real_clip.rig["front_camera"].ego_from_cam
     assert front[0, 2] > 0.99 and front[2, 1] < -0.99  # looks along +x, its y axis points down
+
+
+def test_the_beam_meets_the_real_objects_when_we_think(real_clip):
+    """The lidar points' own time stamps against the assumed turn, for every object with enough points."""
+    with np.load(real_clip.path / "lidar" / "000020.npz") as sweep:
+        turning = sweep["sensor"] == 0
+        points_ego, offset_s = sweep["points_ego"][turning].astype(np.float64), sweep["time_offset_s"][turning]
+    boxes_ego = real_clip.boxes_ego(real_clip.layer("truth"), 20)
+    assert boxes_ego is not None
+    late = []
+    for box in boxes_ego.box:
+        near = np.hypot(*(points_ego[:, :2] - box[:2]).T) < 1
+        if near.sum() > 30 and np.hypot(box[0], box[1]) > 5:
+            late.append(np.median(offset_s[near]) - pandaset.scan_offset_s(np.arctan2(box[1], box[0])))
+    assert len(late) > 20 and np.abs(late).max() < 0.005

@@ -1,6 +1,7 @@
 """How does a whole dataset become clips from the command line?"""
 
 import os
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -111,12 +112,23 @@ def _outcomes(jobs: list[ImportJob], target: Path, workers: int):
         yield from pool.map(run_job, jobs, [target] * len(jobs))
 
 
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError)
+"""What a recording with surprising content raises where no check foresaw it: it fails alone, the others go on."""
+
+
 def run_job(job: ImportJob, target: Path) -> ImportOutcome:
     """Runs one job; bad input becomes the sentence of the outcome."""
     try:
         return ImportOutcome(job.name, notes=tuple(job.run(*job.arguments, target / job.name, link=job.link)))
     except SurroundError as error:
         return ImportOutcome(job.name, error=str(error))
+    except MALFORMED as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return ImportOutcome(
+            job.name,
+            error=f"{job.arguments[0]}: content that the reader does not expect ({error!r} in {Path(where.filename).name}, "
+            f"line {where.lineno}); compare with the dataset's documentation, restore the recording",
+        )
 
 
 def _print_outcome(console: Console, outcome: ImportOutcome) -> None:

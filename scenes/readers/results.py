@@ -84,12 +84,14 @@ def layers_to_results(clips_and_layers: list[tuple[Path, str]], task: Task) -> t
 def clip_results(clip: Clip, layer: LabelLayer, task: Task) -> dict[str, list[dict]]:
     """Sample token to result boxes, for every frame of a clip that has a token; unlabelled frames have none.
 
-    The tracking task takes the boxes with a track number of its seven classes; an unknown velocity is written as zero.
+    The tracking task takes the boxes with a track number of its seven classes; ignored boxes are left out, an unknown velocity is
+    written as zero.
     """
     results = {}
     for frame in clip.frames:
         token = sample_token(clip, frame.index)
         boxes = layer.boxes_world.get(frame.index, Boxes.empty())
+        boxes = boxes.select(~boxes.ignore)
         boxes = boxes.select(np.argsort(-boxes.score, kind="stable")[:MAX_BOXES_PER_SAMPLE])
         if token:
             rows = [_result_box(token, boxes, row, task) for row in range(len(boxes))]
