@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from export.manifest import Manifest, manifest_path, sha256_of_file
 from export.networks import LoadedNetwork, load_network
 from export.onnx_graph import MAX_CAMERAS, OPSET, attach_manifest, export_model, read_manifest
 from export.precision import PrecisionChoice, choose_parts, record_steps
-from export.runner import OnnxNetwork
+from export.runner import OnnxNetwork, initial_state
 from export.split import part_paths, split_graph
 from export.verify import Verification, require, synthetic_steps, verification_rigs, verify
 from scenes.atomic import atomic_file, write_json
@@ -48,6 +49,9 @@ def export_checkpoint(
     split: bool = False,
     data: tuple[Path, ...] = (),
     against: str = "",
+    budget_ms: float | None = None,
+    device: str = "here",
+    also: tuple[str, ...] = (),
     opset: int = OPSET,
     steps: int = 5,
 ) -> None:
@@ -63,6 +67,9 @@ def export_checkpoint(
         split: Also write the graph as two, NAME.encoder.onnx and NAME.fusion.onnx.
         data: Clips for calibrating int8 and measuring precision; synthetic pictures without them.
         against: Label layer of `data` (truth) to measure the file's accuracy against; not measured by default.
+        budget_ms: Choose layers and precision: write the most accurate graph (on `data`, against truth) whose step fits this time.
+        device: Where the budget holds: "here" measures, a device of `surround4d roofline` estimates.
+        also: Further checkpoints (other sizes, other variants) that compete for the budget.
         opset: ONNX operator set, 16 to 19.
         steps: Steps per rig that are compared with torch before the file gets its name.
     """
@@ -72,6 +79,11 @@ def export_checkpoint(
     clips = find_clips(list(data)) if data else []
     if against and not clips:
         raise ConfigError(f"against {against!r}: there are no clips to measure on; give some with --data")
+    if budget_ms is not None:
+        from export.budget import write_within_budget  # it builds on this module
+
+        write_within_budget([checkpoint, *also], out, budget_ms, clips, against or "truth", device, sampler=sampler)
+        return
     network = load_network(checkpoint, layers, sampler)
     manifest, found = write_verified(network, out, num_cameras, opset, steps, precision, clips, against)
     print_summary(out, manifest, found)
@@ -98,28 +110,40 @@ def write_verified(
     clips: list[Path] | None = None,
     against: str = "",
 ) -> tuple[Manifest, Verification]:
-    """Traces into a temporary file, verifies it, and renames it to `out` only if it computes what torch computes.
+    """Writes a network to `out` only if the file computes what torch computes.
 
     A lower precision is made from the verified fp32 graph; its parts are chosen and its cost is written by measurement.
     """
-    clips = clips or []
-    with atomic_file(out) as temporary:
-        manifest = export_model(network.model, network.config, temporary, opset, num_cameras, network.checkpoint_hash)
-        found = verify(temporary, network.model, network.config, steps=steps)
+    proto, manifest, found = verified_graph(network, out, num_cameras, opset, steps)
+    if precision != "fp32":
+        proto, manifest = lowered(proto, manifest, precision, calibration_drives(network, manifest, clips or []))
+    return write_graph(proto, manifest, out, clips or [], against), found
+
+
+def verified_graph(
+    network: LoadedNetwork, out: Path, num_cameras: int | None = None, opset: int = OPSET, steps: int = 5
+) -> tuple[ModelProto, Manifest, Verification]:
+    """The fp32 graph in memory, verified; `out` is what error messages call it. Nothing is left on disk."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / out.name
+        manifest = export_model(network.model, network.config, path, opset, num_cameras, network.checkpoint_hash)
+        found = verify(path, network.model, network.config, steps=steps)
         require(found, out)
-        manifest = replace(manifest, verification=found.to_json())
-        proto = onnx.load(str(temporary))
-        if precision != "fp32":
-            proto, manifest = lowered(proto, manifest, precision, calibration_drives(network, manifest, clips))
+        return onnx.load(str(path)), replace(manifest, verification=found.to_json()), found
+
+
+def write_graph(proto: ModelProto, manifest: Manifest, out: Path, clips: list[Path], against: str = "") -> Manifest:
+    """Writes a graph with its manifest, atomically, once it loads; with `against` its accuracy on the clips is measured first."""
+    with atomic_file(out) as temporary:
         attach_manifest(proto, manifest)
         temporary.write_bytes(proto.SerializeToString())
+        network = OnnxNetwork(temporary)
         if against:
-            manifest = replace(manifest, accuracy={"against": against, **measure_accuracy(OnnxNetwork(temporary), clips, against)})
+            manifest = replace(manifest, accuracy={"against": against, **measure_accuracy(network, clips, against)})
             attach_manifest(proto, manifest)
             temporary.write_bytes(proto.SerializeToString())
-        OnnxNetwork(temporary)  # loads, and agrees with its manifest
     write_json(manifest_path(out), {**manifest.to_json(), "file_sha256": sha256_of_file(out)})
-    return manifest, found
+    return manifest
 
 
 def write_parts(out: Path) -> tuple[Path, Path]:
@@ -146,8 +170,7 @@ def lowered(
     proto: ModelProto, manifest: Manifest, precision: str, drives: list[Iterable[dict[str, np.ndarray]]]
 ) -> tuple[ModelProto, Manifest]:
     """The graph in fp16 or int8, and its manifest with what was kept and what it costs."""
-    initial = {s.input: np.full(manifest.spec(s.input).shape, s.initial, manifest.spec(s.input).dtype) for s in manifest.state}
-    steps = record_steps(proto, drives, initial)
+    steps = record_steps(proto, drives, initial_state(manifest))
     budget = BUDGETS[precision]
     if precision == "fp16":
         result, choice = choose_parts(proto, to_half, steps, budget.part, budget.total)

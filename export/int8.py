@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from export.half import group_of
-from export.precision import session_of
+from export.precision import run_session, session_of
 
 PERCENTILE = 99.99
 """Of the absolute values of an activation: what is larger is clipped to it."""
@@ -36,7 +36,7 @@ def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict
     session = session_of(probe)
     ranges = dict.fromkeys(watched, 0.0)
     for feed in feeds:
-        for name, values in zip(watched, session.run(watched, feed), strict=True):
+        for name, values in run_session(session, watched, feed).items():
             ranges[name] = max(ranges[name], float(np.percentile(np.abs(values), PERCENTILE)))
     return ranges
 
@@ -88,8 +88,8 @@ def _quantise_weights(graph, nodes: list[NodeProto], weights: dict[str, np.ndarr
 def _activation_pair(graph, name: str, largest: float) -> tuple[NodeProto, NodeProto]:
     graph.initializer.extend(
         [
-            numpy_helper.from_array(np.float32(max(largest, 1e-6) / LEVELS), f"{name}_act_scale"),
-            numpy_helper.from_array(np.int8(0), f"{name}_act_zero"),
+            numpy_helper.from_array(np.array(max(largest, 1e-6) / LEVELS, np.float32), f"{name}_act_scale"),
+            numpy_helper.from_array(np.array(0, np.int8), f"{name}_act_zero"),
         ]
     )
     parameters = [f"{name}_act_scale", f"{name}_act_zero"]

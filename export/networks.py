@@ -11,6 +11,8 @@ from scenes.errors import ConfigError
 from training.checkpoints import load_checkpoint, resolve_checkpoint
 
 RANDOM = "random:"
+SAMPLERS = ("gridsample", "gather")
+"""Ways to sample images that a graph can hold; the network knows faster ones for processors."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ def reconfigured(model: Surround, layers: int | None, sampler: str | None) -> Su
     if layers is not None and not 1 <= layers <= config.num_layers:
         raise ConfigError(f"layers: the network has {config.num_layers}, got {layers}; choose 1 to {config.num_layers}")
     query = config.query if layers is None else replace(config.query, num_layers=layers)
-    changed = replace(config, query=query, sampler=sampler or config.sampler)
+    changed = replace(config, query=query, sampler=sampler or (config.sampler if config.sampler in SAMPLERS else SAMPLERS[0]))
     if changed == config:
         return model
     smaller = Surround(replace(changed, backbone=replace(changed.backbone, pretrained=None)))

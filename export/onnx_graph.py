@@ -24,6 +24,8 @@ from scenes.layers import OCCUPANCY_STATES, VoxelGrid
 
 OPSET = 18
 """TensorRT runs GridSample of opset 20 and later as nearest neighbour without a word (TensorRT#4646)."""
+GRAPH_SAMPLERS = {"auto": "gridsample", "gridsample": "gridsample", "gather": "gather"}
+"""A config's sampler to what the graph holds; others exist for processors only."""
 MAX_CAMERAS = 64
 CAMERA_AXIS = "cameras"
 
@@ -255,10 +257,10 @@ def make_manifest(model: nn.Module, config: ModelConfig, proto: ModelProto, num_
         code_version=code_version(),
         opset=next(entry.version for entry in proto.opset_import if entry.domain == ""),
         precision=precision,
-        sampler=config.sampler,
+        sampler=GRAPH_SAMPLERS[config.sampler],
         num_layers=config.num_layers,
         num_cameras=num_cameras,
-        input_hw=tuple(config.input_hw),
+        input_hw=config.input_hw,
         inputs=tensor_specs(proto.graph.input, STEP_MEANINGS),
         outputs=tensor_specs(proto.graph.output, ANSWER_MEANINGS),
         state=state,
@@ -330,6 +332,8 @@ def export_model(
         raise ConfigError(f"opset: expected 16 to 19 (TensorRT computes GridSample of 20 and later wrongly), got {opset}; use {OPSET}")
     if num_cameras is not None and not 1 <= num_cameras <= MAX_CAMERAS:
         raise ConfigError(f"cameras: expected 1 to {MAX_CAMERAS} or dynamic, got {num_cameras}; correct the number")
+    if config.sampler not in GRAPH_SAMPLERS:
+        raise ConfigError(f"sampler: a graph holds gridsample or gather, got {config.sampler!r}; see export.networks.reconfigured")
     proto = trace(model, config, num_cameras, opset)
     manifest = make_manifest(model, config, proto, num_cameras)
     if checkpoint_hash:

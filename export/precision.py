@@ -54,6 +54,11 @@ def session_of(model: ModelProto, threads: int | None = None) -> onnxruntime.Inf
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def run_session(session: onnxruntime.InferenceSession, names: list[str], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of those names."""
+    return {name: np.asarray(value) for name, value in zip(names, session.run(names, feed), strict=True)}
+
+
 def record_steps(
     model: ModelProto, drives: Iterable[Iterable[dict[str, np.ndarray]]], initial: dict[str, np.ndarray]
 ) -> list[RecordedStep]:
@@ -66,7 +71,7 @@ def record_steps(
         state = initial
         for inputs in drive:
             feed = {**inputs, **state}
-            answers = dict(zip(names, session.run(None, feed), strict=True))
+            answers = run_session(session, names, feed)
             recorded.append(RecordedStep(feed, {name: answers[name] for name in dense_names}))
             state = {name: answers[f"next_{name.removeprefix('state_')}"] for name in initial}
     return recorded
@@ -76,9 +81,9 @@ def dense_error(model: ModelProto, steps: list[RecordedStep]) -> float:
     """The largest mean relative L2 error of a dense answer over the steps; infinite if anything is not finite."""
     session = session_of(model)
     names = list(steps[0].dense)
-    errors = {name: [] for name in names}
+    errors: dict[str, list[float]] = {name: [] for name in names}
     for step in steps:
-        for name, got in zip(names, session.run(names, step.feed), strict=True):
+        for name, got in run_session(session, names, step.feed).items():
             want = step.dense[name].astype(np.float64)
             distance = np.linalg.norm(got.astype(np.float64) - want) / max(np.linalg.norm(want), 1e-9)
             errors[name].append(float(distance) if np.isfinite(got).all() else float("inf"))

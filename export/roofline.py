@@ -42,7 +42,7 @@ DEVICES = {
 }
 """This table is the only place where rates stand; `--devices FILE.json` adds to it."""
 
-ELEMENT_BYTES = {
+ELEMENT_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,
     TensorProto.FLOAT16: 2,
     TensorProto.BFLOAT16: 2,
@@ -72,7 +72,7 @@ class NodeCost:
 
     def seconds(self, device: Device) -> float:
         """The larger of computing and moving."""
-        rates = {TensorProto.FLOAT16: device.fp16_tflops, TensorProto.INT8: device.int8_tops}
+        rates: dict[int, float] = {TensorProto.FLOAT16: device.fp16_tflops, TensorProto.INT8: device.int8_tops}
         rate = rates.get(self.element, device.fp32_tflops)
         return max(self.flops / (rate * TERA), self.bytes / (device.memory_gbps * GIGA))
 

@@ -61,6 +61,12 @@ def open_session(path: Path, provider: str = "cpu", threads: int | None = None) 
         raise DataError(f"{path}: onnxruntime cannot load it ({reason}); export the checkpoint again") from error
 
 
+def initial_state(manifest: Manifest) -> dict[str, np.ndarray]:
+    """The memory before the first step of a drive, by input name."""
+    specs = {state.input: manifest.spec(state.input) for state in manifest.state}
+    return {s.input: np.full([int(n) for n in specs[s.input].shape], s.initial, np.dtype(specs[s.input].dtype)) for s in manifest.state}
+
+
 class OnnxNetwork:
     """An exported graph: arrays and state in, arrays and state out. Keeps nothing between calls."""
 
@@ -87,11 +93,7 @@ class OnnxNetwork:
 
     def empty_state(self) -> dict[str, onnxruntime.OrtValue]:
         """The memory before the first step of a drive, on the session's device."""
-        return {s.input: self._value(self._initial(s.input, s.initial)) for s in self.manifest.state}
-
-    def _initial(self, name: str, fill: float) -> np.ndarray:
-        spec = self.manifest.spec(name)
-        return np.full(spec.shape, fill, dtype=spec.dtype)
+        return {name: self._value(array) for name, array in initial_state(self.manifest).items()}
 
     def _value(self, array: np.ndarray) -> onnxruntime.OrtValue:
         return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)

@@ -84,7 +84,7 @@ def _cut(model: ModelProto, given: set[str], wanted: list[str], infos) -> ModelP
     graph = model.graph
     nodes = [node for node in graph.node if any(name in needed and name not in given for name in node.output)]
     known = {value.name: value for value in (*graph.input, *graph.output)} | infos
-    inputs = [value for value in graph.input if value.name in needed]
+    inputs = [value for value in graph.input if value.name in needed or (given and value.name.startswith("state_"))]
     inputs += [known[name] for name in sorted(given)]
     initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
     part = helper.make_graph(nodes, graph.name, inputs, [known[name] for name in wanted], initializers)

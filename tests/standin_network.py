@@ -13,7 +13,7 @@ SLOTS, CHANNELS, PLACES = 6, 8, 10
 
 def standin_config() -> ModelConfig:
     """Pictures of 32x64."""
-    return replace(nano(), name="standin", input_hw=(32, 64))
+    return replace(nano(), name="standin", input_hw=(32, 64), sampler="gridsample")
 
 
 class StandIn(nn.Module):

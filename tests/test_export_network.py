@@ -19,7 +19,7 @@ from scenes.errors import ConfigError, DataError
 def small_config() -> ModelConfig:
     config = nano()
     query = replace(config.query, num_layers=1, new_queries=20, memory_slots=12)
-    return replace(config, input_hw=(32, 64), query=query, bev=replace(config.bev, encoder_blocks=1))
+    return replace(config, input_hw=(32, 64), sampler="gridsample", query=query, bev=replace(config.bev, encoder_blocks=1))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from standin_network import StandIn, standin_config
 
+from export.budget import Candidate, choose, is_pareto, measure_ms, write_within_budget
 from export.command import write_verified
 from export.half import group_of, groups_of, to_half
 from export.int8 import calibrate, to_int8
@@ -14,7 +15,7 @@ from export.networks import LoadedNetwork
 from export.onnx_graph import export_model
 from export.precision import choose_parts, dense_error, record_steps
 from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs, read_devices
-from export.runner import OnnxNetwork
+from export.runner import OnnxNetwork, initial_state
 from export.verify import five_camera_rig, synthetic_steps
 from scenes.errors import ConfigError, DataError
 
@@ -26,8 +27,7 @@ def graph(tmp_path_factory):
     path = tmp_path_factory.mktemp("precision") / "standin.onnx"
     manifest = export_model(StandIn().eval(), CONFIG, path)
     model = onnx.load(str(path))
-    initial = {s.input: np.full(manifest.spec(s.input).shape, s.initial, manifest.spec(s.input).dtype) for s in manifest.state}
-    steps = record_steps(model, [synthetic_steps(five_camera_rig(*CONFIG.input_hw), CONFIG, 3)], initial)
+    steps = record_steps(model, [synthetic_steps(five_camera_rig(*CONFIG.input_hw), CONFIG, 3)], initial_state(manifest))
     return model, steps
 
 
@@ -90,7 +90,7 @@ def test_sensitive_parts_are_found_by_measurement(graph):
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_the_command_writes_a_lower_precision_that_runs(precision, tmp_path, tiny_clip_path):
     out = tmp_path / "low.onnx"
-    network = LoadedNetwork("standin", StandIn().eval(), CONFIG, "")  # type: ignore[arg-type]
+    network = LoadedNetwork("standin", StandIn().eval(), CONFIG, "")
     manifest, _ = write_verified(network, out, steps=1, precision=precision, clips=[tiny_clip_path], against="truth")
     assert OnnxNetwork(out).manifest.precision == precision
     assert manifest.verification["precision"]["error"] < 0.1
@@ -131,3 +131,38 @@ def test_devices_are_named_or_added(tmp_path):
     added.write_text("[]")
     with pytest.raises(DataError, match=r"devices\.json"):
         read_devices(added)
+
+
+# Budget
+
+
+def candidate(name: str, latency_ms: float, accuracy: float) -> Candidate:
+    return Candidate(name, latency_ms, False, accuracy, 1.0)
+
+
+def test_the_most_accurate_that_fits_is_chosen():
+    table = [candidate("small", 10, 0.3), candidate("middle", 20, 0.5), candidate("slow twin", 25, 0.5), candidate("big", 40, 0.6)]
+    assert [choose(table, ms).name for ms in (10, 30, 100)] == ["small", "middle", "big"]
+    assert [c.name for c in table if is_pareto(c, table)] == ["small", "middle", "big"]
+    with pytest.raises(ConfigError, match=r"smallest reachable is 10\.0 ms \(small\)"):
+        choose(table, 5)
+
+
+def test_a_budget_writes_file_table_and_plot(tmp_path, tiny_clip_path, monkeypatch):
+    out = tmp_path / "car.onnx"
+    network = LoadedNetwork("standin", StandIn().eval(), CONFIG, "")
+    monkeypatch.setattr("export.budget.load_network", lambda name, layers=None, sampler=None: network)
+    with pytest.raises(ConfigError, match="without clips"):
+        write_within_budget(["x"], out, 1e6, [])
+    with pytest.raises(ConfigError, match="not in the table"):
+        write_within_budget(["x"], out, 1e6, [tiny_clip_path], device="abacus")
+    best = write_within_budget(["x"], out, 1e6, [tiny_clip_path], device="orin-nx", precisions=("fp32",))
+    assert best.estimated
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("car")) == [
+        "car.onnx",
+        "car.onnx.json",
+        "car.onnx.pareto.json",
+        "car.onnx.pareto.png",
+    ]
+    assert not list(tmp_path.glob(".car*"))
+    assert len(measure_ms(OnnxNetwork(out, threads=1), steps=3)) == 3
