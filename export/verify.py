@@ -7,7 +7,7 @@ compared within the pairs, and ids up to renaming that lasts for the whole drive
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from export.runner import OnnxNetwork, SplitNetwork
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
 from scenes.errors import DataError
-from scenes.geometry import NS_PER_S, Trajectory, rigid_from_parts, rotation_from_yaw
+from scenes.geometry import NS_PER_S, Trajectory, invert_rigid, rigid_from_parts, rotation_from_yaw
 from scenes.rigs import Rig, default_rig, ego_from_cam_looking, fisheye_camera, pinhole_camera
 
 TOLERANCE = 1e-3
@@ -85,31 +85,25 @@ def synthetic_steps(
     path = np.stack([8 * seconds, 0.4 * seconds**1.5, 0.1 * np.sin(seconds)], axis=1)
     trajectory = Trajectory((seconds * NS_PER_S).astype(np.int64), rigid_from_parts(rotation_from_yaw(heading), path))
     packer = StepPacker(rig.cameras, config.input_hw, num_rows)
-    world_from_ego_before = None
-    for index in range(steps):
-        reference_ns = round((0.2 + 0.5 * index) * NS_PER_S)
-        world_from_ego = trajectory.at(reference_ns)
+    references_ns = [round((0.2 + 0.5 * index) * NS_PER_S) for index in range(steps)]
+    for index, reference_ns in enumerate(references_ns):
         pictures = {}
         for row, (name, image) in enumerate(synthetic_pictures(rig, seed * 1000 + index).items()):
             stamp = reference_ns + int(generator.integers(-30, 31)) * 1_000_000
             dead = index % 4 == 3 and row == 1
             pictures[name] = Picture(stamp, None if dead else image, trajectory.at(stamp))
+        world_from_ego = trajectory.at(reference_ns)
         inputs, _ = packer.pack(reference_ns, pictures, world_from_ego)
-        inputs["dt"] = np.array([0.0 if world_from_ego_before is None else 0.5], dtype=np.float32)
-        prev_from_ego = np.eye(4)
-        if world_from_ego_before is not None:
-            prev_from_world = np.linalg.inv(world_from_ego_before)
-            prev_from_ego = prev_from_world @ world_from_ego
+        prev_from_world = invert_rigid(trajectory.at(references_ns[max(index - 1, 0)]))
+        prev_from_ego = prev_from_world @ world_from_ego
+        inputs["dt"] = np.array([0.5 if index else 0.0], dtype=np.float32)
         inputs["prev_from_ego"] = prev_from_ego[None].astype(np.float32)
-        world_from_ego_before = world_from_ego
         yield inputs
 
 
 def step_input(inputs: dict[str, np.ndarray]) -> StepInput:
     """The same inputs for torch."""
-    import dataclasses
-
-    return StepInput(*(torch.from_numpy(inputs[plain_name(f.name)]) for f in dataclasses.fields(StepInput)))
+    return StepInput(*(torch.from_numpy(inputs[plain_name(f.name)]) for f in fields(StepInput)))
 
 
 @dataclass
