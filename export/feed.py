@@ -101,8 +101,7 @@ class StepPacker:
             if problem or picture is None or picture.image is None:
                 notes.append(f"camera {camera.name!r}: {problem}")
                 continue
-            ego_from_ego_at_ref = invert_rigid(picture.world_from_ego_at_cam) @ world_from_ego
-            cam_from_ego[0, row] = camera.cam_from_ego @ ego_from_ego_at_ref
+            cam_from_ego[0, row] = camera.cam_from_ego @ invert_rigid(picture.world_from_ego_at_cam) @ world_from_ego
             offset[0, row] = (picture.timestamp_ns - reference_ns) / NS_PER_S
             images[0, row] = self._resize(picture.image, self._plans[camera.name], self.input_hw[0])
             alive[0, row] = 1.0
