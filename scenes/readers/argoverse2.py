@@ -128,12 +128,15 @@ def import_log(source: Path, target: Path, link: bool = False) -> list[str]:
         "ego_origin": f"on the road below the rear axle ({AXLE_ABOVE_ROAD_M} m below the origin of Argoverse 2's egovehicle frame)",
         "lens_distortion_removed": distortion,
     }
+    world_from_ego = poses.at(stamps)
     with write_clip(target, target.name, Rig(cameras), thinned(poses), info) as writer:
         if layer is not None:
             write_layer_files(writer.layer_folder("truth"), layer)
         for index, stamp in enumerate(stamps.tolist()):
-            views = [_view(writer, camera, index, stamp, pictures.get(camera.name), poses, link) for camera in cameras]
-            writer.add_frame(stamp, poses.at(stamp), views)
+            dead = {camera.name: View(camera.name, stamp, world_from_ego[index], "") for camera in cameras}
+            alive = [_view(writer, camera, index, stamp, pictures.get(camera.name, {}), poses, link) for camera in cameras]
+            views = dead | {view.camera: view for view in alive if view is not None}
+            writer.add_frame(stamp, world_from_ego[index], list(views.values()))
             if stamp in sweeps:
                 _write_sweep(sweeps[stamp], writer.folder / "lidar" / f"{index:06d}.npz")
     return notes + more_notes + CLASS_MAP.report(left_out)
@@ -288,11 +291,11 @@ def _boxes_axle(path: Path, table: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([axle_from_box[:, :3, 3], sizes, yaw[:, None], np.full((len(sizes), 2), np.nan)], axis=1)
 
 
-def _view(writer: ClipWriter, camera: Camera, index: int, stamp: int, files: dict[int, Path] | None, poses: Trajectory, link: bool) -> View:
-    """The picture nearest to a frame; without one, a view that is not alive at the frame's own time."""
-    taken = min(files, key=lambda at: abs(at - stamp)) if files else None
-    if files is None or taken is None or abs(taken - stamp) > MAX_PICTURE_AGE_NS:
-        return View(camera.name, stamp, poses.at(stamp), "")
+def _view(writer: ClipWriter, camera: Camera, index: int, stamp: int, files: dict[int, Path], poses: Trajectory, link: bool) -> View | None:
+    """The picture nearest to a frame, with its own time and ego pose; None if none is near enough."""
+    taken = min(files, key=lambda at: abs(at - stamp), default=None)
+    if taken is None or abs(taken - stamp) > MAX_PICTURE_AGE_NS:
+        return None
     image = bring_picture(files[taken], writer.folder, camera.name, index, (camera.width_px, camera.height_px), link)
     return View(camera.name, taken, poses.at(taken), image)
 
