@@ -35,6 +35,9 @@ def kept_frames(track: SolvedTrack, probability: np.ndarray, evidence: Evidence,
     for a, b in pairwise(seen):
         if b - a > 1 and own_s[b] - own_s[a] > settings.completion.fill_s:
             keep[a + 1 : b] = False
+    for a, b in pairwise(np.flatnonzero(keep)):
+        if b - a > 1 and own_s[b] - own_s[a] <= settings.completion.bridge_s:
+            keep[a + 1 : b] = True
     for outside in (range(seen[0] - 1, -1, -1), range(seen[-1] + 1, len(keep))):
         visible = True
         for k in outside:

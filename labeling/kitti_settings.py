@@ -1,6 +1,6 @@
 """With which numbers are KITTI's cars, pedestrians and cyclists tracked from lidar detections at 10 Hz?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labeling.settings import (
     CompletionSettings,
@@ -34,13 +34,18 @@ LIDAR_NOISE = NoiseSettings(
 )
 
 
+PEOPLE_NOISE = replace(LIDAR_NOISE, weak_factor=2.0)
+
+
 def kitti_car() -> KittiClass:
     """Cars."""
     motion = MotionSettings(
         speed_mps=9.0, side_speed_mps=1.5, acceleration_mps2=4.0, smooth_acceleration_mps2=1.5, smooth_jerk_mps3=3.0, static_drift_mps=0.05
     )
-    link = LinkSettings(high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=4.0, coast_s=2.0, coast_std_m=2.5, stitch_s=5.0)
-    group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0), ConfidenceSettings(), duplicate_iou=0.15)
+    link = LinkSettings(
+        high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=4.0, coast_s=2.0, coast_std_m=2.5, stitch_s=5.0, stitch_std_m=3.0
+    )
+    group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0, 1.0), ConfidenceSettings(), duplicate_iou=0.15)
     return KittiClass("Car", "car", -2.6, 0.8, group)
 
 
@@ -59,10 +64,19 @@ def kitti_pedestrian() -> KittiClass:
         heading_slip_mps=0.3,
     )
     link = LinkSettings(
-        high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=1.5, coast_s=1.5, coast_std_m=1.2, stitch_s=3.0, yaw_weight=0.0
+        high_score=0.4,
+        low_score=0.004,
+        birth_score=0.02,
+        gate_m=1.5,
+        coast_s=1.5,
+        coast_std_m=1.2,
+        stitch_s=3.0,
+        stitch_std_m=4.0,
+        stitch_score=0.1,
+        yaw_weight=0.0,
     )
     group = GroupSettings(
-        ("pedestrian",), LIDAR_NOISE, motion, link, CompletionSettings(0.3, 3.0), ConfidenceSettings(), duplicate_iou=0.15
+        ("pedestrian",), PEOPLE_NOISE, motion, link, CompletionSettings(0.5, 3.0, 1.0), ConfidenceSettings(), duplicate_iou=0.15
     )
     return KittiClass("Pedestrian", "pedestrian", -4.7, 1.45, group)
 
@@ -72,8 +86,20 @@ def kitti_cyclist() -> KittiClass:
     motion = MotionSettings(
         speed_mps=5.0, side_speed_mps=1.0, acceleration_mps2=2.0, smooth_acceleration_mps2=0.8, smooth_jerk_mps3=2.0, static_drift_mps=0.05
     )
-    link = LinkSettings(high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=3.0, coast_s=2.0, coast_std_m=1.5, stitch_s=4.0)
-    group = GroupSettings(("bicycle",), LIDAR_NOISE, motion, link, CompletionSettings(0.3, 4.0), ConfidenceSettings(), duplicate_iou=0.15)
+    link = LinkSettings(
+        high_score=0.4,
+        low_score=0.004,
+        birth_score=0.02,
+        gate_m=3.0,
+        coast_s=2.0,
+        coast_std_m=1.5,
+        stitch_s=4.0,
+        stitch_std_m=4.0,
+        stitch_score=0.1,
+    )
+    group = GroupSettings(
+        ("bicycle",), PEOPLE_NOISE, motion, link, CompletionSettings(1.0, 4.0, 1.0), ConfidenceSettings(), duplicate_iou=0.15
+    )
     return KittiClass("Cyclist", "bicycle", -4.9, 1.1, group)
 
 

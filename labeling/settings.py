@@ -82,6 +82,10 @@ class LinkSettings:
     """Longest gap that the stitching closes."""
     stitch_sigma: float = 3.5
     """Largest distance of two ends in standard deviations (position and velocity together)."""
+    stitch_std_m: float = 10.0
+    """Ends are not compared where their common place is known less well than this: nearly anything would fit there."""
+    stitch_score: float = 0.3
+    """Mean of the three best detections that both chains need if the gap is longer than a second."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class CompletionSettings:
     extend_s: float = 0.5
     """Each end of a well-founded track is carried on for this long, inside the view."""
     fill_s: float = 5.0
-    """Gaps up to this length are filled; longer ones stay open for moving things."""
+    """Gaps up to this length may be filled, as far as their boxes are probable enough."""
+    bridge_s: float = 0.0
+    """Holes up to this length are filled however improbable, so that a track does not flicker."""
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,9 @@ def stitch_costs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSe
     i, j = np.nonzero((starts.frame[None] > ends.frame[:, None]) & (gap_s <= link.stitch_s))
     if not len(i):
         return cost
-    a = predict(ends.states.take(i), gap_s[i, j] / 2, motion.acceleration_mps2)
-    b = predict(starts.states.take(j), -gap_s[i, j] / 2, motion.acceleration_mps2)
+    a = predict(ends.states.take(i), gap_s[i, j] / 2, motion.smooth_acceleration_mps2)
+    b = predict(starts.states.take(j), -gap_s[i, j] / 2, motion.smooth_acceleration_mps2)
+    spread_m = np.sqrt(np.linalg.eigvalsh((a.cov + b.cov)[:, :2, :2])[:, -1])
     offset = a.mean - b.mean
     distance2 = np.einsum("ki,ki->k", offset, np.linalg.solve(a.cov + b.cov, offset[:, :, None])[..., 0])
     apart_m = np.hypot(*(ends.states.mean[i, :2] - starts.states.mean[j, :2]).T)
@@ -75,7 +76,9 @@ def stitch_costs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSe
     total = total + gap_s[i, j]
     speed_limit = apart_m <= link.gate_m + (3 * motion.speed_mps) * gap_s[i, j]
     limit = link.stitch_sigma**2 + 2
-    allowed = (total < limit) & speed_limit
+    strength = np.array([np.sort(evidence.score[chain])[-3:].mean() for chain in chains])
+    founded = (np.minimum(strength[i], strength[j]) >= link.stitch_score) | (gap_s[i, j] <= 1.0)
+    allowed = (total < limit) & speed_limit & founded & (spread_m < link.stitch_std_m)
     cost[i[allowed], j[allowed]] = total[allowed] - limit
     return cost
 

@@ -23,8 +23,8 @@ YAW_ACCELERATION = 0.6
 """Normal change of the turn rate, rad/s2."""
 HEADING_WINDOW_S = 1.0
 """Over this time (standard deviation) a heading's axis is averaged before front and rear are voted on."""
-DRIVEN_M = 3.0
-"""From this driven distance on the path decides which end is the front."""
+VOTE_M = 0.15
+"""A detection's say in which end is the front counts as much as this distance driven."""
 HEIGHT_ACCELERATION = 0.3
 """Normal vertical acceleration in the world frame, m/s2."""
 
@@ -66,6 +66,8 @@ class Observations:
     """(D,) how much a detection says about size and heading: its score, less when far away."""
     size: np.ndarray
     """(3,) the track's length, width, height."""
+    front_votes: float
+    """How many (weighted) detections more spoke for the headings in `box` than for the opposite ones."""
 
 
 def track_size(box: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -110,11 +112,13 @@ def observe(evidence: Evidence, chain: np.ndarray, frames: np.ndarray, settings:
     distance_m = np.linalg.norm(box[:, :2] - evidence.world_from_ego[evidence.frame[chain], :2, 3], axis=1)
     weight = np.maximum(evidence.score[chain], 0.02) / (1 + (distance_m / 40) ** 2)
     size = track_size(box, weight)
-    box[:, Box3D.YAW] = vote_heading(box[:, Box3D.YAW], weight, evidence.time_s[evidence.frame[chain]])
+    voted = vote_heading(box[:, Box3D.YAW], weight, evidence.time_s[evidence.frame[chain]])
+    front_votes = float((weight * np.cos(box[:, Box3D.YAW] - voted)).sum() / weight.max())
+    box[:, Box3D.YAW] = voted
     sensor_xy = evidence.world_from_ego[evidence.frame[chain], :2, 3]
     box[:, :2] = reanchored_centres(box, size, sensor_xy, settings.keep_near_face)
     information = invert_2x2(evidence.position_covariance(settings.noise, chain))[0]
-    return Observations(evidence.frame[chain] - frames[0], evidence.time_s[frames], box, information, weight, size)
+    return Observations(evidence.frame[chain] - frames[0], evidence.time_s[frames], box, information, weight, size, front_votes)
 
 
 def _slopes(seen: Observations, settings: GroupSettings) -> Slopes | None:
@@ -213,12 +217,12 @@ def solved_heading(seen: Observations, velocity: np.ndarray, static: bool, setti
     if static or settings.motion.heading_speed_mps <= 0:
         return np.full(len(seen.time_s), mean_heading(yaw, seen.weight))
     speed = np.hypot(*velocity.T)
-    drives = np.flatnonzero(speed >= settings.motion.heading_speed_mps)
+    drives = seen.slot[0] + np.flatnonzero(speed[seen.slot[0] : seen.slot[-1] + 1] >= settings.motion.heading_speed_mps)
     course = np.arctan2(velocity[drives, 1], velocity[drives, 0])
     known = np.interp(seen.time_s[drives], seen.time_s[seen.slot], yaw)
     step_s = np.gradient(seen.time_s)[drives] if len(drives) else np.zeros(0)
-    driven_m = speed[drives] * step_s
-    if driven_m.sum() > DRIVEN_M and (driven_m * np.cos(course - known)).sum() < 0:
+    driven_m = speed[drives] * step_s * np.interp(seen.time_s[drives], seen.time_s[seen.slot], seen.weight / seen.weight.max())
+    if (driven_m * np.cos(course - known)).sum() + VOTE_M * seen.front_votes < 0:
         yaw, known = yaw + np.pi, known + np.pi
     slip = settings.motion.heading_slip_mps / np.maximum(speed[drives], 1e-6)
     slot = np.concatenate([seen.slot, drives])
