@@ -322,7 +322,7 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path):
     command = [sys.executable, "-m", "surround4d", "sim", str(tmp_path / "killed"), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(__file__).parent.parent)
     first = tmp_path / "killed" / clip_name(SimulationConfig(seed=4), 0) / "clip.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not first.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -4,6 +4,7 @@ import multiprocessing
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated
 
@@ -94,10 +95,17 @@ def run_jobs(out: Path, config: SimulationConfig, indices: list[int], workers: i
                 failures += _job(out, config, index, 0)
                 progress.advance(task)
             return failures
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker) as pool:
+        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker)
+        try:
             for job in as_completed([pool.submit(_job, out, config, index, 1) for index in indices]):
                 failures += job.result()
                 progress.advance(task)
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"{out}: a worker process was killed, perhaps for want of memory; run again with fewer --workers, finished clips are kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
     return failures
 
 

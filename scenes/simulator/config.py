@@ -9,6 +9,8 @@ SCENARIOS = ("highway", "city", "intersection", "parking", "crossing")
 WEATHERS = ("day", "dusk", "night", "rain", "fog")
 MIXED = "mixed"
 LARGEST_SIDE_PX = 4096
+LONGEST_S = 60
+"""The roads of a clip are laid out for a drive of at most this length."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ class SimulationConfig:
     jpeg_quality: int = 90
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds <= 600:
-            raise ConfigError(f"--seconds: expected more than 0 and at most 600, got {self.seconds:g}; choose a clip length such as 8")
+        if not 0 < self.seconds <= LONGEST_S:
+            raise ConfigError(
+                f"--seconds: expected more than 0 and at most {LONGEST_S}, got {self.seconds:g}; choose a clip length such as 8"
+            )
         if not 0 < self.hz <= 50:
             raise ConfigError(f"--hz: expected more than 0 and at most 50 frames per second, got {self.hz:g}; choose 2, as nuScenes has")
         if self.seed < 0:

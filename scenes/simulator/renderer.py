@@ -137,6 +137,8 @@ class Renderer:
     def new_scene(self, corners: np.ndarray):
         """A ray casting scene of triangles (T, 3, 3); built by one thread, so that it is always the same."""
         scene = self.o3d.t.geometry.RaycastingScene(nthreads=1)
+        if not len(corners):
+            corners = np.full((1, 3, 3), -1e4, dtype=np.float32)  # Open3D wants at least one triangle; nothing sees this one
         indices = np.arange(3 * len(corners), dtype=np.uint32).reshape(-1, 3)
         scene.add_triangles(self.o3d.core.Tensor.from_numpy(np.ascontiguousarray(corners.reshape(-1, 3), np.float32)),
                             self.o3d.core.Tensor.from_numpy(indices))  # fmt: skip

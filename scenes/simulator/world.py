@@ -83,7 +83,7 @@ def build_world(config: SimulationConfig, rng: np.random.Generator, clip_index: 
     scenario = SCENARIOS[clip_index % len(SCENARIOS)] if config.scenario == MIXED else config.scenario
     weather = pick_weather(config, rng)
     reach = {"highway": 26.0 * config.seconds, "parking": 0.0}.get(scenario, 13.0 * config.seconds)
-    road_map = build_road_map(scenario, rng, min(reach, 600.0))
+    road_map = build_road_map(scenario, rng, reach)
     raster = paint_ground(road_map, rng)
     scenery = build_scenery(scenario, road_map, raster, rng)
     traffic = spawn_traffic(scenario, road_map, rng, config.seconds)
