@@ -45,7 +45,18 @@ def kitti_car() -> KittiClass:
     link = LinkSettings(
         high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=4.0, coast_s=2.0, coast_std_m=2.5, stitch_s=5.0, stitch_std_m=3.0
     )
-    group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0, 1.0), ConfidenceSettings(), duplicate_iou=0.15)
+    confidence = ConfidenceSettings(
+        bias=-3.077,
+        local_weight=1.461,
+        side_weight=0.219,
+        own_weight=0.06,
+        best_weight=0.388,
+        length_weight=0.213,
+        unseen_weight=0.074,
+        range_weight=0.534,
+        keep_share=0.1,
+    )
+    group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0, 1.0), confidence, duplicate_iou=0.15)
     return KittiClass("Car", "car", -2.6, 0.8, group)
 
 
@@ -75,9 +86,18 @@ def kitti_pedestrian() -> KittiClass:
         stitch_score=0.1,
         yaw_weight=0.0,
     )
-    group = GroupSettings(
-        ("pedestrian",), PEOPLE_NOISE, motion, link, CompletionSettings(0.5, 3.0, 1.0), ConfidenceSettings(), duplicate_iou=0.15
+    confidence = ConfidenceSettings(
+        bias=-2.678,
+        local_weight=0.328,
+        side_weight=0.111,
+        own_weight=0.111,
+        best_weight=0.994,
+        length_weight=0.191,
+        unseen_weight=-0.124,
+        range_weight=0.653,
+        keep_share=0.2,
     )
+    group = GroupSettings(("pedestrian",), PEOPLE_NOISE, motion, link, CompletionSettings(0.5, 3.0, 1.0), confidence, duplicate_iou=0.15)
     return KittiClass("Pedestrian", "pedestrian", -4.7, 1.45, group)
 
 
@@ -97,9 +117,18 @@ def kitti_cyclist() -> KittiClass:
         stitch_std_m=4.0,
         stitch_score=0.1,
     )
-    group = GroupSettings(
-        ("bicycle",), PEOPLE_NOISE, motion, link, CompletionSettings(1.0, 4.0, 1.0), ConfidenceSettings(), duplicate_iou=0.15
+    confidence = ConfidenceSettings(
+        bias=-4.0,
+        local_weight=0.489,
+        side_weight=0.157,
+        own_weight=0.188,
+        best_weight=-0.127,
+        length_weight=1.682,
+        unseen_weight=-0.218,
+        range_weight=-0.01,
+        keep_share=0.1,
     )
+    group = GroupSettings(("bicycle",), PEOPLE_NOISE, motion, link, CompletionSettings(1.0, 4.0, 1.0), confidence, duplicate_iou=0.15)
     return KittiClass("Cyclist", "bicycle", -4.9, 1.1, group)
 
 
