@@ -4,6 +4,7 @@ Sources: Bernardin and Stiefelhagen 2008; `motmetrics` 1.4, which the nuScenes d
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,15 +75,45 @@ class ClearMot:
 
 def clear_mot(sequences: list[TrackedSequence], gate: float, min_score: float = -np.inf) -> ClearMot:
     """CLEAR MOT of all sequences together; pairs at a cost of `gate` or more never match."""
-    return clear_mot_with_scores(sequences, gate, min_score)[0]
+    return MotEvents(sequences, gate).above(min_score)[0]
 
 
-def clear_mot_with_scores(sequences: list[TrackedSequence], gate: float, min_score: float = -np.inf) -> tuple[ClearMot, np.ndarray]:
-    """The same, with the track score of every match (not of switches): AMOTA's thresholds come from these."""
-    counts = _Counts()
-    for sequence in sequences:
-        counts.add_sequence(sequence, gate, min_score)
-    return counts.result(), np.array(counts.match_scores)
+class MotEvents:
+    """Sequences prepared once, to be counted at many score thresholds: of each frame only the pairs within the gate are kept."""
+
+    def __init__(self, sequences: list[TrackedSequence], gate: float) -> None:
+        self.sequences = [([_PairedFrame.of(frame, gate) for frame in sequence.frames], sequence.period_s) for sequence in sequences]
+
+    def above(self, min_score: float) -> tuple[ClearMot, np.ndarray]:
+        """The result for predicted tracks with at least this score, and the track score of every match (not of switches)."""
+        counts = _Counts()
+        for frames, period_s in self.sequences:
+            counts.add_sequence(frames, period_s, min_score)
+        return counts.result(), np.array(counts.match_scores)
+
+
+class _Pair(NamedTuple):
+    """A true and a predicted box within the gate: their rows and tracks, what a match costs, the predicted track's score."""
+
+    row: int
+    column: int
+    truth_id: int
+    pred_id: int
+    cost: float
+    score: float
+
+
+@dataclass(frozen=True)
+class _PairedFrame:
+    truth_id: list[int]
+    pred_score: np.ndarray
+    pairs: list[_Pair]
+
+    @classmethod
+    def of(cls, frame: TrackedFrame, gate: float) -> "_PairedFrame":
+        rows, columns = np.nonzero(frame.cost < gate)
+        parts = (rows, columns, frame.truth_id[rows], frame.pred_id[columns], frame.cost[rows, columns], frame.pred_score[columns])
+        return cls(frame.truth_id.tolist(), frame.pred_score, list(map(_Pair._make, zip(*(part.tolist() for part in parts), strict=True))))
 
 
 class _Counts:
@@ -93,45 +124,40 @@ class _Counts:
         self.tracks: list[tuple[np.ndarray, float]] = []
         """For each true track: found or not in each of its frames, and the sequence's period."""
 
-    def add_sequence(self, sequence: TrackedSequence, gate: float, min_score: float) -> None:
+    def add_sequence(self, frames: list[_PairedFrame], period_s: float, min_score: float) -> None:
         """Walks through the frames; a true track keeps its predicted track as long as both are near each other."""
         pred_of_truth: dict[int, int] = {}
         found: dict[int, list[bool]] = {}
-        for frame in sequence.frames:
-            frame = frame.above(min_score)
-            matched = self._match_frame(frame, gate, pred_of_truth)
-            for row, track in enumerate(frame.truth_id.tolist()):
+        for frame in frames:
+            matched = self._match_frame([pair for pair in frame.pairs if pair.score >= min_score], pred_of_truth)
+            for row, track in enumerate(frame.truth_id):
                 found.setdefault(track, []).append(row in matched)
             self.misses += len(frame.truth_id) - len(matched)
-            self.false_positives += len(frame.pred_id) - len(matched)
-        self.tracks += [(np.array(flags), sequence.period_s) for flags in found.values()]
+            self.false_positives += int(np.count_nonzero(frame.pred_score >= min_score)) - len(matched)
+        self.tracks += [(np.array(flags), period_s) for flags in found.values()]
 
-    def _match_frame(self, frame: TrackedFrame, gate: float, pred_of_truth: dict[int, int]) -> dict[int, int]:
-        """Row of truth to row of prediction; counts matches and switches."""
-        allowed = frame.cost < gate
-        if not allowed.any():
-            return {}
-        truth_id, pred_id = frame.truth_id.tolist(), frame.pred_id.tolist()
-        row_of_pred = {track: row for row, track in reversed(list(enumerate(pred_id)))}
-        matched: dict[int, int] = {}
-        for row, track in enumerate(truth_id):
-            column = row_of_pred.get(pred_of_truth.get(track, -1))
-            if column is not None and allowed[row, column]:
-                matched[row] = column
-                allowed[row, :] = False
-                allowed[:, column] = False
-                self.matches += 1
-                self.match_scores.append(float(frame.pred_score[column]))
-        for row, column in zip(*(index.tolist() for index in assign(frame.cost, allowed)), strict=True):
-            matched[row] = column
-            if pred_of_truth.get(truth_id[row], pred_id[column]) != pred_id[column]:
-                self.switches += 1
-            else:
-                self.matches += 1
-                self.match_scores.append(float(frame.pred_score[column]))
-            pred_of_truth[truth_id[row]] = pred_id[column]
-        self.cost += float(sum(frame.cost[row, column] for row, column in matched.items()))
-        return matched
+    def _match_frame(self, pairs: list[_Pair], pred_of_truth: dict[int, int]) -> set[int]:
+        """The rows of truth that are found; counts matches and switches."""
+        rows: set[int] = set()
+        columns: set[int] = set()
+        for pair in pairs:
+            if pred_of_truth.get(pair.truth_id) == pair.pred_id and pair.row not in rows and pair.column not in columns:
+                self._count(pair, rows, columns, is_switch=False)
+        rest = [pair for pair in pairs if pair.row not in rows and pair.column not in columns]
+        for pair in _assigned(rest):
+            self._count(pair, rows, columns, is_switch=pred_of_truth.get(pair.truth_id, pair.pred_id) != pair.pred_id)
+            pred_of_truth[pair.truth_id] = pair.pred_id
+        return rows
+
+    def _count(self, pair: _Pair, rows: set[int], columns: set[int], is_switch: bool) -> None:
+        rows.add(pair.row)
+        columns.add(pair.column)
+        self.cost += pair.cost
+        if is_switch:
+            self.switches += 1
+        else:
+            self.matches += 1
+            self.match_scores.append(pair.score)
 
     def result(self) -> ClearMot:
         """The counts as a result."""
@@ -151,6 +177,18 @@ class _Counts:
             initialisation_s=float(np.mean([np.argmax(flags) * period_s for flags, period_s in seen])) if seen else float("nan"),
             longest_gap_s=float(np.mean([_longest_gap(flags) * period_s for flags, period_s in seen])) if seen else float("nan"),
         )
+
+
+def _assigned(pairs: list[_Pair]) -> list[_Pair]:
+    """As many pairs as possible without sharing a box, and among those the cheapest."""
+    rows, columns = sorted({pair.row for pair in pairs}), sorted({pair.column for pair in pairs})
+    if len(rows) == len(pairs) == len(columns):
+        return pairs
+    cost = np.full((len(rows), len(columns)), np.inf)
+    which = {(rows.index(pair.row), columns.index(pair.column)): pair for pair in pairs}
+    for place, pair in which.items():
+        cost[place] = pair.cost
+    return [which[place] for place in zip(*(index.tolist() for index in assign(cost, np.isfinite(cost))), strict=True)]
 
 
 def _num_losses(found: np.ndarray) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluation.clear_mot import ClearMot, clear_mot, clear_mot_with_scores
+from evaluation.clear_mot import ClearMot, MotEvents
 from evaluation.hota import Hota, Identity, hota, identity
 from evaluation.tracks import (
     CostFunction,
@@ -94,13 +94,14 @@ def _prepared(clip: TrackedClip, interpolate: bool) -> TrackedClip:
 
 def group_tracking(sequences: list[TrackedSequence], settings: TrackingSettings) -> GroupTracking:
     """The result of one group's sequences."""
-    at_all, scores = clear_mot_with_scores(sequences, settings.gate)
+    events = MotEvents(sequences, settings.gate)
+    at_all, scores = events.above(-np.inf)
     thresholds = score_thresholds(scores, at_all.num_truth, settings)
-    results = {t: clear_mot(sequences, settings.gate, t) for t in sorted(set(thresholds[~np.isnan(thresholds)].tolist()))}
+    results = {t: events.above(t)[0] for t in sorted(set(thresholds[~np.isnan(thresholds)].tolist()))}
     amota, amotp = _averages(thresholds, results, settings, at_all.num_truth)
     # Without any threshold nothing was predicted well enough: everything counts as missed.
     best = max(results, key=lambda t: (results[t].mota, -t), default=np.inf)
-    clear = results[best] if results else clear_mot(sequences, settings.gate, np.inf)
+    clear = results[best] if results else events.above(np.inf)[0]
     return GroupTracking(
         amota=amota,
         amotp=amotp,
