@@ -98,6 +98,10 @@ class OnnxNetwork:
     def _value(self, array: np.ndarray) -> onnxruntime.OrtValue:
         return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
 
+    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, onnxruntime.OrtValue]:
+        """A state made from arrays by input name, on the session's device."""
+        return {name: self._value(arrays[name]) for name in self.state_inputs}
+
     def check(self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Refuses missing, surplus or wrongly shaped inputs, and a state that is not complete, with one sentence (`DataError`)."""
         missing = [n for n in self.state_inputs if n not in state]
@@ -183,6 +187,10 @@ class SplitNetwork:
     def empty_state(self) -> dict[str, onnxruntime.OrtValue]:
         """See `OnnxNetwork`."""
         return self.fusion.empty_state()
+
+    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, onnxruntime.OrtValue]:
+        """See `OnnxNetwork`."""
+        return self.fusion.state_of(arrays)
 
     def __call__(
         self, inputs: Mapping[str, np.ndarray], state: Mapping[str, onnxruntime.OrtValue]
