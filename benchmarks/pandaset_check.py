@@ -56,11 +56,8 @@ class TurnedCamera:
 def turned_rig(rig: Rig, name: str, direction: str, angle_deg: float) -> Rig:
     """The rig with one camera turned about its own axes."""
     rotation = rotation_from_rotvec(np.deg2rad(angle_deg) * np.array(TURNS[direction]))
-    turned_from_cam = rigid_from_parts(rotation, np.zeros(3))
-    cameras = [
-        replace(c, ego_from_cam=c.ego_from_cam @ turned_from_cam) if c.name == name else c for c in rig.cameras
-    ]  # frame names: a wrong one
-    return Rig(tuple(cameras))
+    cam_from_turned = rigid_from_parts(rotation, np.zeros(3))  # the calibration will say `turned` where the camera is `cam`
+    return Rig(tuple(replace(c, ego_from_cam=c.ego_from_cam @ cam_from_turned) if c.name == name else c for c in rig.cameras))
 
 
 def measure_turned(clip: Clip, layer: LabelLayer, detector: YoloxDetector, frames: int, angle_deg: float) -> list[TurnedCamera]:

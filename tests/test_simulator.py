@@ -259,8 +259,8 @@ def test_occupancy_agrees_with_boxes_depth_and_road(clip):
     depth, camera = layer.depth_m(0, "front"), truth_camera(clip.rig["front"])
     instance = layer.instances(0, "front")
     v, u = np.nonzero((depth > 0) & (instance < 0))
-    cam_from_world = frame.views["front"].world_from_ego_at_cam @ camera.ego_from_cam
-    points = transform_points(cam_from_world, camera.unproject(np.stack([u, v], 1)) * depth[v, u][:, None])
+    world_from_cam = frame.views["front"].world_from_ego_at_cam @ camera.ego_from_cam
+    points = transform_points(world_from_cam, camera.unproject(np.stack([u, v], 1)) * depth[v, u][:, None])
     on_ground = np.abs(points[:, 2]) < 0.05
     points[on_ground, 2] = -0.2
     ego_from_world = np.linalg.inv(frame.world_from_ego)
