@@ -43,7 +43,15 @@ def kitti_car() -> KittiClass:
         speed_mps=9.0, side_speed_mps=1.5, acceleration_mps2=4.0, smooth_acceleration_mps2=1.5, smooth_jerk_mps3=3.0, static_drift_mps=0.05
     )
     link = LinkSettings(
-        high_score=0.4, low_score=0.02, birth_score=0.05, gate_m=4.0, coast_s=2.0, coast_std_m=2.5, stitch_s=5.0, stitch_std_m=3.0
+        high_score=0.4,
+        low_score=0.02,
+        birth_score=0.05,
+        gate_m=4.0,
+        coast_s=2.0,
+        coast_std_m=2.5,
+        stitch_s=5.0,
+        stitch_std_m=3.0,
+        stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
         bias=-3.077,
@@ -54,7 +62,7 @@ def kitti_car() -> KittiClass:
         length_weight=0.213,
         unseen_weight=0.074,
         range_weight=0.534,
-        keep_share=0.1,
+        keep_share=0.08,
     )
     group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0, 1.0), confidence, duplicate_iou=0.15)
     return KittiClass("Car", "car", -2.6, 0.8, group)
@@ -126,7 +134,7 @@ def kitti_cyclist() -> KittiClass:
         length_weight=1.682,
         unseen_weight=-0.218,
         range_weight=-0.01,
-        keep_share=0.1,
+        keep_share=0.08,
     )
     group = GroupSettings(("bicycle",), PEOPLE_NOISE, motion, link, CompletionSettings(1.0, 4.0, 1.0), confidence, duplicate_iou=0.15)
     return KittiClass("Cyclist", "bicycle", -4.9, 1.1, group)

@@ -1,0 +1,123 @@
+"""Which confidence weights make box probabilities true? Fitted on clips whose truth is known, one set a group of classes.
+
+python -m labeling.calibration CLIPS... --evidence model@nano --truth truth
+python -m labeling.calibration CLIPS... --artefacts auto@first --truth truth      (evidence kept by an earlier labeling job)
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from scipy.optimize import linear_sum_assignment
+
+from labeling.clip_labels import read_evidence
+from labeling.completion import track_frames
+from labeling.confidence import FEATURES, box_features, fitted_weights, logistic
+from labeling.evidence import Evidence, evidence_from_layer
+from labeling.settings import GroupSettings, TrackingSettings
+from labeling.tracking import associate_group
+from labeling.trajectory import SolvedTrack, solve_track
+from scenes.clips import Clip, find_clips
+from scenes.errors import ConfigError, DataError
+from scenes.layers import LabelLayer
+
+RIGHT_M = 2.0
+"""A box is right if its centre is within this distance of a true one of its group, one to one in each frame."""
+MIN_VISIBILITY = 0.05
+"""Truth that the cameras see less of counts neither for nor against a box."""
+FEWEST_BOXES = 50
+
+
+def right_boxes(tracks: list[SolvedTrack], truth: LabelLayer, settings: GroupSettings) -> list[np.ndarray]:
+    """For each track (F,): 1 a right box, -1 a wrong one, 0 neither (its truth is hidden, or the frame is not labelled)."""
+    verdict = [np.zeros(len(track.frames), dtype=np.int64) for track in tracks]
+    by_frame: dict[int, list[tuple[int, int]]] = {}
+    for k, track in enumerate(tracks):
+        for row, frame in enumerate(track.frames.tolist()):
+            by_frame.setdefault(frame, []).append((k, row))
+    for frame, members in by_frame.items():
+        boxes_world = truth.boxes_world.get(frame)
+        if boxes_world is None:
+            continue
+        boxes_world = boxes_world.select(np.isin(boxes_world.class_id, settings.class_ids))
+        found = np.stack([tracks[k].box_world[row, :2] for k, row in members])
+        apart_m = np.linalg.norm(found[:, None] - boxes_world.box[None, :, :2], axis=-1)
+        gain = np.where(apart_m < RIGHT_M, RIGHT_M - apart_m, 0.0)
+        pairs = {i: j for i, j in zip(*linear_sum_assignment(-gain), strict=True) if gain[i, j] > 0}
+        hidden = boxes_world.ignore | (boxes_world.visibility < MIN_VISIBILITY)
+        for i, (k, row) in enumerate(members):
+            verdict[k][row] = -1 if i not in pairs else 0 if hidden[pairs[i]] else 1
+    return verdict
+
+
+def labelled_features(evidence: Evidence, truth: LabelLayer, settings: GroupSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Features (R, 7) and verdicts (R,) of all boxes of a group in one clip."""
+    evidence, chains = associate_group(evidence, settings)
+    tracks = [solve_track(evidence, chain, track_frames(evidence, chain, settings), settings) for chain in chains]
+    features = [box_features(track, evidence) for track in tracks]
+    verdict = right_boxes(tracks, truth, settings)
+    return np.concatenate([np.zeros((0, len(FEATURES))), *features]), np.concatenate([np.zeros(0, dtype=np.int64), *verdict])
+
+
+def calibrated(clips: list[tuple[Evidence, LabelLayer]], settings: TrackingSettings, ridge: float = 20.0) -> TrackingSettings:
+    """The settings with confidence weights fitted on clips with truth; groups with too few boxes keep theirs."""
+    groups = []
+    for group in settings.groups:
+        parts = [labelled_features(evidence, truth, group) for evidence, truth in clips]
+        features, verdict = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        known = verdict != 0
+        if min((verdict > 0).sum(), (verdict < 0).sum()) >= FEWEST_BOXES:
+            weights = fitted_weights(features[known], verdict[known] > 0, ridge)
+            group = replace(group, confidence=replace(group.confidence, **weights))
+        groups.append(group)
+    return TrackingSettings(tuple(groups))
+
+
+def calibration_error(probability: np.ndarray, is_right: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: |mean probability - share of right ones| over equal bins, weighted by their numbers."""
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [abs(probability[index == b].sum() - is_right[index == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / max(len(probability), 1))
+
+
+def main(
+    clips: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    evidence: str | None = None,
+    artefacts: str | None = None,
+    truth: str = "truth",
+) -> None:
+    """Prints fitted confidence weights of each group, and how far off the probabilities are with them and without."""
+    if (evidence is None) == (artefacts is None):
+        raise ConfigError("calibration: expected either --evidence LAYER or --artefacts LAYER, got both or none; give one")
+    pairs = []
+    for path in find_clips(list(clips)):
+        clip = Clip.open(path)
+        if evidence is not None:
+            seen = evidence_from_layer(clip, clip.layer(evidence))
+        else:
+            seen = read_evidence(clip, path / "labeling" / str(artefacts) / "evidence.npz")
+        pairs.append((seen, clip.layer(truth)))
+    if not pairs:
+        raise DataError("calibration: expected clips with truth, got none; give some")
+    before = TrackingSettings()
+    console = Console(width=140)
+    for old, new in zip(before.groups, calibrated(pairs, before).groups, strict=True):
+        parts = [labelled_features(seen, known, old) for seen, known in pairs]
+        features, verdict = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        known = verdict != 0
+        errors = []
+        for group in (old, new):
+            weights = np.array([getattr(group.confidence, f"{name}_weight") for name in FEATURES])
+            probability = logistic(group.confidence.bias + features[known] @ weights)
+            errors.append(calibration_error(probability, verdict[known] > 0))
+        console.print(
+            f"{'/'.join(old.classes)}: {int(known.sum())} boxes, {int((verdict > 0).sum())} right, error {errors[0]:.3f} -> {errors[1]:.3f}"
+        )
+        console.print(new.confidence)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
