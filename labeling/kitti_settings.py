@@ -134,7 +134,7 @@ def kitti_cyclist() -> KittiClass:
         length_weight=1.682,
         unseen_weight=-0.218,
         range_weight=-0.01,
-        keep_share=0.08,
+        keep_share=0.1,
     )
     group = GroupSettings(("bicycle",), PEOPLE_NOISE, motion, link, CompletionSettings(1.0, 4.0, 1.0), confidence, duplicate_iou=0.15)
     return KittiClass("Cyclist", "bicycle", -4.9, 1.1, group)
