@@ -57,9 +57,10 @@ def read_matrix_rows(path: Path, num_columns: int, separator: str | None = None)
 def read_sequence(root: Path, name: str) -> KittiSequence:
     """Poses and calibration of one sequence."""
     poses = read_matrix_rows(root / "orbslam3" / f"{name}.txt", 12).reshape(-1, 3, 4)
-    ego_from_cam = rigid_from_parts(CAM_AXES_IN_EGO, np.zeros(3))
-    world_from_cam = rigid_from_parts(poses[:, :, :3], poses[:, :, 3])
-    world_from_ego = ego_from_cam @ world_from_cam @ invert_rigid(ego_from_cam)  # frame names: the world gets our axes, too
+    first_from_cam = rigid_from_parts(poses[:, :, :3], poses[:, :, 3])
+    world_from_first = rigid_from_parts(CAM_AXES_IN_EGO, np.zeros(3))  # the first camera's place with our axes
+    cam_from_ego = invert_rigid(rigid_from_parts(CAM_AXES_IN_EGO, np.zeros(3)))
+    world_from_ego = world_from_first @ first_from_cam @ cam_from_ego
     return KittiSequence(name, world_from_ego, _read_projection(root / "calib" / f"{name}.txt"))
 
 
