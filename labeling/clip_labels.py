@@ -16,7 +16,7 @@ from scenes.errors import ConfigError, DataError
 from scenes.layers import LabelLayer, write_layer
 
 CREATED_BY = "labeling.clip_labels"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Part of every hash: raised when a stage's code changes what it makes."""
 
 

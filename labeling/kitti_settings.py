@@ -62,7 +62,7 @@ def kitti_car() -> KittiClass:
         length_weight=0.213,
         unseen_weight=0.074,
         range_weight=0.534,
-        keep_share=0.08,
+        keep_share=0.1,
     )
     group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0, 1.0), confidence, duplicate_iou=0.15)
     return KittiClass("Car", "car", -2.6, 0.8, group)

@@ -169,14 +169,19 @@ def static_path(seen: Observations, settings: GroupSettings) -> np.ndarray:
 def is_static(seen: Observations, settings: GroupSettings) -> bool:
     """Whether the evidence is content with an object that never moves.
 
-    Nine tenths of it (by weight) must lie within the class's spread around one place, its ends must not have left that place, and
-    between its first and its second half it either travelled too little to be told from noise or was slower than the class's limit. The
-    noise of neighbouring detections is alike: at most four count as independent.
+    Velocities that the source gives, if any, must not agree on a motion. Nine tenths of the evidence (by weight) must lie within the
+    class's spread around one place, its ends must not have left that place, and between its first and its second half it either
+    travelled too little to be told from noise or was slower than the class's limit. The noise of neighbouring detections is alike: at
+    most four count as independent.
     """
     motion, num = settings.motion, len(seen.slot)
+    velocity = seen.box[:, Box3D.VX : Box3D.VY + 1]
+    if np.isfinite(velocity).all():
+        mean_speed = float(np.hypot(*(seen.weight @ velocity / seen.weight.sum())))
+        if mean_speed > max(2 * motion.static_speed_mps, settings.noise.velocity_mps / np.sqrt(min(num, 4))):
+            return False
     if num < 2:
-        velocity = seen.box[:, Box3D.VX : Box3D.VY + 1]
-        return not (np.isfinite(velocity).all() and np.hypot(*velocity[0]) > max(motion.static_speed_mps, settings.noise.velocity_mps))
+        return True
     noise_m = float(np.sqrt(np.median(np.trace(invert_2x2(seen.information)[0], axis1=1, axis2=2))))
     spread_m = max(motion.static_spread_m, 1.5 * noise_m)
     place = smooth_plane(np.zeros((4, 1)), np.zeros(num, dtype=np.int64), seen.box[:, :2], seen.information)[0]
