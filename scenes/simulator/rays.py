@@ -1,10 +1,12 @@
 """Which rays does a camera cast, and which of them can meet an object at all?"""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from scenes.cameras import Camera
+from scenes.rigs import default_rig
 from scenes.simulator.weather import SKY_COLUMNS, SKY_ROWS
 
 TRUTH_SHRINK = 4
@@ -53,6 +55,12 @@ class CameraRays:
         cosine = np.clip(self.tile_axis_ego @ direction.T, -1, 1)
         limit = np.minimum(self.tile_angle_rad[:, None] + spread[None], np.pi)
         return (cosine >= np.cos(limit)) | inside[None]
+
+
+@lru_cache(maxsize=2)
+def default_rays(height_px: int, width_px: int) -> tuple[CameraRays, ...]:
+    """The rays of the default rig; kept, because every clip of a run has the same rig."""
+    return tuple(camera_rays(camera) for camera in default_rig(height_px, width_px).cameras)
 
 
 def camera_rays(camera: Camera) -> CameraRays:

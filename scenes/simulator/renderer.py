@@ -213,8 +213,9 @@ class Renderer:
             answer = moment.scene.list_intersections(through, nthreads=self.threads)
             ray = answer["ray_ids"].numpy().astype(np.int64)
             row = moment.row_of_triangle[answer["primitive_ids"].numpy().astype(np.int64)]
-            pairs = np.unique(ray * len(moment) + row)
-            count = count + np.bincount(pairs % len(moment), minlength=len(moment))
+            meets = np.zeros((int(several.sum()), len(moment)), dtype=bool)
+            meets[ray, row] = True
+            count = count + meets.sum(axis=0)
         return count
 
     def _shade(self, rays: CameraRays, moment: Moment, ray_table, distance, on_ground, triangle, barycentric) -> np.ndarray:

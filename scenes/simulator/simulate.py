@@ -10,7 +10,7 @@ from scenes.geometry import NS_PER_S, Trajectory
 from scenes.layers import DEPTH_UNIT_M, LabelLayer, write_image16, write_layer_files, write_occupancy
 from scenes.rigs import Rig, default_rig
 from scenes.simulator.config import SimulationConfig
-from scenes.simulator.rays import CameraRays, camera_rays
+from scenes.simulator.rays import CameraRays, default_rays
 from scenes.simulator.renderer import Moment, Renderer
 from scenes.simulator.replay import replayed_world
 from scenes.simulator.truth import occupancy_truth, with_visibility
@@ -77,7 +77,7 @@ def ego_trajectory(world: World, config: SimulationConfig) -> Trajectory:
 
 
 def _render_clip(writer: ClipWriter, world: World, rig: Rig, config: SimulationConfig, rng: np.random.Generator, threads: int) -> None:
-    cameras = [camera_rays(camera) for camera in rig.cameras]
+    cameras = list(default_rays(*config.size_hw))
     offsets = capture_offsets(rig, rng)
     renderer = Renderer(world, cameras, rng, threads)
     settings = {key: value for key, value in asdict(config).items() if key != "replay"}

@@ -161,14 +161,17 @@ class Spawner:
         line = street.middle.offset(side * (street.half_width_m - street.kerb_m + min(street.kerb_m, 2.4) / 2 + 0.1))
         arc, taken = float(self.rng.uniform(4, 8)), self.density.parked * self.rng.uniform(0.5, 1.3)
         while arc < line.length_m - 4:
-            body = self._body(0.07, ridden=False)
-            arc += body.size_m[0] / 2
-            point, yaw = line.at(arc), float(line.yaw_at(arc))
-            clear = all(np.linalg.norm(point - junction.center_world) > junction.half_m + 10 for junction in self.road_map.junctions)
-            if clear and self.near(point) and self.rng.random() < taken:
-                turn = (0.0 if side < 0 else np.pi) + self.rng.normal(0, 0.03)
-                self.add_static(body, point[0], point[1], yaw + turn)
-            arc += body.size_m[0] / 2 + self.rng.uniform(0.8, 2.5)
+            if self.rng.random() < taken and self.near(line.at(arc)) and self._clear_of_junctions(line.at(arc)):
+                body = self._body(0.07, ridden=False)
+                arc += body.size_m[0] / 2
+                x, y, yaw = line.pose_at(arc)
+                self.add_static(body, x, y, yaw + (0.0 if side < 0 else np.pi) + self.rng.normal(0, 0.03))
+                arc += body.size_m[0] / 2 + self.rng.uniform(0.8, 2.5)
+            else:
+                arc += 6.0
+
+    def _clear_of_junctions(self, point: np.ndarray) -> bool:
+        return all(np.linalg.norm(point - junction.center_world) > junction.half_m + 13 for junction in self.road_map.junctions)
 
     def walkers(self) -> None:
         """People on sidewalks, some in pairs, some standing; parked bicycles."""

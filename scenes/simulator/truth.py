@@ -1,5 +1,7 @@
 """What was really there? Boxes with visibility and voxels of one frame, exact by construction."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from scenes.boxes import Box3D, Boxes
@@ -25,7 +27,11 @@ def occupancy_truth(columns: StaticColumns, world_from_ego: np.ndarray, boxes_wo
     _fill_static(state, grid, columns, world_from_ego)
     flow = np.zeros((*grid.shape, 2), dtype=np.float32)
     boxes_ego = boxes_world.transform(invert_rigid(world_from_ego))
+    reach = np.array(grid.voxel_m[:2]) * grid.shape[:2] / 2
+    middle = np.array(grid.min_ego_m[:2]) + reach
     for box, class_id in zip(boxes_ego.box, boxes_ego.class_id, strict=True):
+        if (np.abs(box[:2] - middle) > reach + box[Box3D.LENGTH]).any():
+            continue
         index, inside = grid.index_of(_points_in_box(box))
         i, j, k = index[inside].T
         state[i, j, k] = OCCUPANCY_CLASS_OFFSET + class_id
@@ -60,10 +66,14 @@ def _fill_static(state: np.ndarray, grid: VoxelGrid, columns: StaticColumns, wor
 
 def _points_in_box(box: np.ndarray) -> np.ndarray:
     """Points (P, 3) that fill a box row densely, a centimetre inside its faces."""
-    size = box[Box3D.LENGTH : Box3D.HEIGHT + 1]
-    axes = [np.linspace(-0.5, 0.5, max(2, int(np.ceil(s / SAMPLE_M)) + 1)) * max(s - 0.02, 0.0) for s in size]
-    local = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    local = _lattice(*box[Box3D.LENGTH : Box3D.HEIGHT + 1].tolist())
     return local @ rotation_from_yaw(box[Box3D.YAW]).T + box[:3]
+
+
+@lru_cache(maxsize=512)
+def _lattice(*size_m: float) -> np.ndarray:
+    axes = [np.linspace(-0.5, 0.5, max(2, int(np.ceil(s / SAMPLE_M)) + 1)) * max(s - 0.02, 0.0) for s in size_m]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def with_visibility(boxes: Boxes, visible_px: np.ndarray, unhidden_px: np.ndarray) -> Boxes:
