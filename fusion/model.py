@@ -7,6 +7,7 @@ from fusion.atlas import Atlas
 from fusion.bev import BevEncoder, DenseHead
 from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
+from fusion.distinct import class_groups, inherit_ids, same_object, speaks
 from fusion.interface import Detections, LayerOutput, StepInput, StepOutput, WorldState
 from fusion.layer import Surroundings
 from fusion.lenses import GEOMETRY_CHANNELS, Lenses, ground_distance, ray_geometry, read_lenses
@@ -27,6 +28,7 @@ class Surround(nn.Module):
     """
 
     centers_XY2: Tensor
+    group_K: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -45,6 +47,7 @@ class Surround(nn.Module):
         self.decoder = Decoder(config)
         self.occupancy = OccupancyHead(bev.channels, config.grid) if config.occupancy else None
         self.extra_heads = nn.ModuleDict()
+        self.register_buffer("group_K", class_groups(config.class_names), persistent=False)
         self.register_buffer("centers_XY2", config.grid.centers_ego(), persistent=False)
 
     def empty_state(self, batch: int, device: torch.device | str = "cpu") -> WorldState:
@@ -126,17 +129,24 @@ class Surround(nn.Module):
         """(B, Q) probability that a query is an object, tempered by the expected quality of its box; 0 for invalid queries."""
         return answer.logits_BQK.amax(-1).sigmoid() * answer.quality_BQ.sigmoid() ** self.config.query.quality_power * valid_BQ
 
+    def same_object(self, answer: LayerOutput) -> Tensor:
+        """(B, Q, Q) bool: which queries stand on the same object."""
+        return same_object(answer.box_BQ9, answer.logits_BQK.argmax(-1), self.source.radius_K, self.group_K)
+
     def remember(self, queries: Queries, answer: LayerOutput, state: WorldState, dt_B: Tensor, maps: Tensor, ages: Tensor) -> WorldState:
         """The state after this step: the best ordinary queries and the newest maps."""
         config, n = self.config.query, self.ordinary_queries
         dt = dt_B.float()[:, None]
         faded = state.score_BS * torch.exp(dt * _log(config.score_decay))
         fresh = torch.zeros_like(answer.quality_BQ[:, : config.new_queries])
+        answer = answer.map(lambda value: value[:, :n].detach())
+        score, same = self.scores(answer, queries.valid_BQ[:, :n]), self.same_object(answer)
+        ids = torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1)
         candidates = Candidates(
             embedding_BQC=queries.embedding_BQC[:, :n],
-            box_BQ9=answer.box_BQ9[:, :n],
-            score_BQ=torch.maximum(self.scores(answer, queries.valid_BQ)[:, :n], torch.cat([fresh, faded], dim=1)).detach(),
-            id_BQ=torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1),
+            box_BQ9=answer.box_BQ9,
+            score_BQ=torch.maximum(score, torch.cat([fresh, faded], dim=1)) * speaks(score, same),
+            id_BQ=inherit_ids(ids, score, same),
             age_BQ=torch.cat([fresh, state.age_BS + dt], dim=1),
         )
         query, box, score, ids, age, next_id = remember_objects(candidates, state.next_id_B, config.memory_slots, config)
@@ -147,7 +157,8 @@ class Surround(nn.Module):
         n = self.ordinary_queries
         answer = output.layers[-1].map(lambda value: value[:, :n])
         assert output.valid_BQ is not None
-        score, order = self.scores(answer, output.valid_BQ[:, :n]).topk(n, dim=1)
+        score = self.scores(answer, output.valid_BQ[:, :n])
+        score, order = (score * speaks(score, self.same_object(answer))).topk(n, dim=1)
         box = answer.box_BQ9.gather(1, order[..., None].expand(-1, -1, 9))
         classes = answer.logits_BQK.argmax(-1).gather(1, order)
         same = (box[:, :, None, :3] == state_out.box_BS9[:, None, :, :3]).all(-1) & (score > 0)[..., None]

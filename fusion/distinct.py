@@ -1,0 +1,44 @@
+"""Which queries stand on the same object, and which of them speaks for it? Duplicates are told apart without NonMaxSuppression.
+
+One-to-one matching teaches queries to keep apart, but a remembered and a new query may still find one object. A query whose
+neighbour of the same kind within the class's radius scores higher falls silent; the neighbour inherits its id. Only comparisons
+and reductions over a (Q, Q) table are used, which every runtime has.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scenes.boxes import VEHICLE_CLASSES
+
+TWO_WHEELERS = ("motorcycle", "bicycle")
+
+
+def class_groups(class_names: tuple[str, ...]) -> Tensor:
+    """(K,) float32: classes with the same number are so alike that one object may be found as either."""
+    return torch.tensor(
+        [0.0 if name in VEHICLE_CLASSES else 1.0 if name in TWO_WHEELERS else 2.0 + k for k, name in enumerate(class_names)]
+    )
+
+
+def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
+    """(B, Q, Q) bool: query j lies within the radius of query i's class and is of its kind; true for i = j."""
+    offset = box_BQ9[:, :, None, :2] - box_BQ9[:, None, :, :2]
+    radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
+    near = (offset * offset).sum(-1) < (radius * radius)[:, :, None]
+    return near & ((group[:, :, None] - group[:, None, :]).abs() < 0.5)
+
+
+def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
+    """(B, Q) float32: 1 for a query that no query on the same object outscores, else 0."""
+    beaten = same_BQQ & (score_BQ[:, None, :] > score_BQ[:, :, None])
+    return 1.0 - beaten.float().amax(-1)
+
+
+def inherit_ids(id_BQ: Tensor, score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
+    """(B, Q) ids: a query without one takes that of a remembered query on the same object for which it is the best."""
+    best_B1Q = (score_BQ[:, :, None] * same_BQQ.transpose(1, 2).float()).argmax(1, keepdim=True)
+    index_1Q1 = torch.arange(score_BQ.shape[1], device=score_BQ.device)[None, :, None]
+    nobody = torch.full_like(id_BQ, -1)
+    bequeathed = torch.where(best_B1Q == index_1Q1, id_BQ[:, None, :], nobody[:, None, :]).amax(-1)
+    return torch.where(id_BQ >= 0, id_BQ, bequeathed)

@@ -1,0 +1,51 @@
+"""Does one object get one voice and keep its id? Worked out by hand."""
+
+import torch
+
+from fusion.distinct import class_groups, inherit_ids, same_object, speaks
+from scenes.boxes import CLASS_NAMES
+
+RADIUS_K = torch.full((len(CLASS_NAMES),), 1.5)
+
+
+def box_at(*places: tuple[float, float]) -> torch.Tensor:
+    box = torch.ones(1, len(places), 9)
+    box[0, :, :2] = torch.tensor(places)
+    return box
+
+
+def same(places, names) -> torch.Tensor:
+    classes = torch.tensor([[CLASS_NAMES.index(name) for name in names]])
+    return same_object(box_at(*places), classes, RADIUS_K, class_groups(CLASS_NAMES))
+
+
+def test_a_car_and_a_truck_on_one_place_are_one_object_a_pedestrian_is_another():
+    table = same([(5, 0), (5.5, 0), (5, 0.2), (9, 0)], ["car", "truck", "pedestrian", "car"])[0]
+    assert table.tolist() == [
+        [True, True, False, False],
+        [True, True, False, False],
+        [False, False, True, False],
+        [False, False, False, True],
+    ]
+
+
+def test_the_best_of_an_object_speaks_and_the_others_fall_silent():
+    table = same([(5, 0), (5.5, 0), (9, 0)], ["car", "car", "car"])
+    assert speaks(torch.tensor([[0.4, 0.6, 0.1]]), table).tolist() == [[0.0, 1.0, 1.0]]
+
+
+def test_equals_both_speak_rather_than_both_fall_silent():
+    table = same([(5, 0), (5.5, 0)], ["car", "car"])
+    assert speaks(torch.tensor([[0.5, 0.5]]), table).tolist() == [[1.0, 1.0]]
+
+
+def test_a_better_new_query_inherits_the_id_of_the_remembered_one():
+    table = same([(5, 0), (5.5, 0), (9, 0)], ["car", "car", "car"])
+    ids = inherit_ids(torch.tensor([[-1, 7, -1]]), torch.tensor([[0.6, 0.4, 0.9]]), table)
+    assert ids.tolist() == [[7, 7, -1]]
+
+
+def test_an_id_goes_to_one_heir_only_and_nobody_loses_an_own_id():
+    table = same([(4, 0), (5, 0), (6, 0)], ["car", "car", "car"])  # the outer two are 2 m apart
+    assert inherit_ids(torch.tensor([[-1, 7, -1]]), torch.tensor([[0.6, 0.4, 0.9]]), table).tolist() == [[-1, 7, 7]]
+    assert inherit_ids(torch.tensor([[3, 7, -1]]), torch.tensor([[0.6, 0.4, 0.1]]), table).tolist() == [[3, 7, -1]]
