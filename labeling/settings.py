@@ -22,8 +22,8 @@ class NoiseSettings:
     """Of the centre's z."""
     yaw_rad: float = 0.2
     """Of the heading, front and rear not told apart."""
-    velocity_mps: float = 1.5
-    """Of a velocity that the source gives, per axis."""
+    velocity_mps: float = 6.0
+    """Of a velocity that the source gives, per axis. Weak networks say 0 for what they see for the first time: trust the positions more."""
     weak_factor: float = 1.5
     """All of these grow by up to this factor as the score falls to 0."""
 
