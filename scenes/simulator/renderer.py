@@ -210,7 +210,7 @@ class Renderer:
         count = np.bincount(moment.row_of_triangle[triangle[hit & ~several]], minlength=len(moment))
         if several.any():
             through = self.o3d.core.Tensor.from_numpy(ray_table[index[several]])
-            answer = moment.scene.list_intersections(through, nthreads=self.threads)
+            answer = moment.scene.list_intersections(through, nthreads=self.threads)  # pyright: ignore[reportOptionalMemberAccess]
             ray = answer["ray_ids"].numpy().astype(np.int64)
             row = moment.row_of_triangle[answer["primitive_ids"].numpy().astype(np.int64)]
             meets = np.zeros((int(several.sum()), len(moment)), dtype=bool)
@@ -255,11 +255,11 @@ class Renderer:
         for step, mip, low in zip(MIP_STEPS, texture.mips, (0.0, 2.5, 10.0), strict=True):
             if low > farthest:
                 continue
-            look = cv2.remap(mip, cells / np.float32(2**step), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            look = cv2.remap(mip, cells / np.float32(2**step), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportArgumentType, reportCallIssue]
             np.copyto(result, look, where=(footprint >= low)[:, :, None])
         corner = moment.world_from_ego[:2, 3] - SHADOW_CELL_M * SHADOW_CELLS / 2
         place = (points_world - corner.astype(np.float32)) / np.float32(SHADOW_CELL_M)
-        dark = cv2.remap(moment.shadow, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        dark = cv2.remap(moment.shadow, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)  # pyright: ignore[reportArgumentType, reportCallIssue]
         light = self.world.light
         sun = light.sun_rgb * light.sun_direction[2]
         share = float(np.mean(sun / (sun + light.ambient_rgb)))
@@ -290,7 +290,7 @@ class Renderer:
         shape = (rays.camera.height_px, rays.camera.width_px, 2)
         texture = self.world.ground
         cells = (points_world - texture.origin_world.astype(np.float32)) / np.float32(CELL_M * 8)
-        lamps = cv2.remap(texture.lamp_light, cells.reshape(shape), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        lamps = cv2.remap(texture.lamp_light, cells.reshape(shape), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)  # pyright: ignore[reportArgumentType, reportCallIssue]
         standing = np.where(on_ground, 0.0, lamps.reshape(-1, 3).mean(axis=1))
         return np.where(solid, 1 + (beam + standing) / level, 1.0).astype(np.float32)
 

@@ -118,13 +118,13 @@ def recorded_tracks(clip: Clip, layer: LabelLayer, zero_ns: int, origin: np.ndar
         box = np.stack(rows[track_id])
         poses = np.c_[box[:, :2] - origin, np.unwrap(box[:, Box3D.YAW])]
         size = tuple(float(v) for v in np.median(box[:, 3:6], axis=0))
-        tracks.append(Track(classes[track_id], size, np.array(times[track_id]), poses))
+        tracks.append(Track(classes[track_id], size, np.array(times[track_id]), poses))  # pyright: ignore[reportArgumentType]
     return tracks
 
 
 def _traffic(tracks: list[Track], ego_poses: np.ndarray, lanes: list[Lane], rng: np.random.Generator) -> Traffic:
     """Actors with their whole history already known."""
-    ego = Driver(-1, Body(0, EGO_SIZE_M, make_body("car", rng).mesh), *map(float, ego_poses[0]))
+    ego = Driver(-1, Body(0, EGO_SIZE_M, make_body("car", rng).mesh), *map(float, ego_poses[0]))  # pyright: ignore[reportArgumentType]
     actors: list[Actor] = []
     columns = [ego_poses]
     ticks_s = np.arange(len(ego_poses)) * TICK_S
@@ -185,7 +185,7 @@ def paint_recorded(lanes: list[Lane], way: Path2D, tracks: list[Track]) -> Groun
             _paint_crossing(raster, points)
     for track in tracks:
         if track.stands and track.class_id != CLASS_NAMES.index("pedestrian"):
-            outline = solid_of_box(*np.median(track.poses, axis=0), track.size_m).outline_world
+            outline = solid_of_box(*np.median(track.poses, axis=0), track.size_m).outline_world  # pyright: ignore[reportCallIssue]
             if (raster.at(outline) == Ground.GRASS).any():
                 raster.fill(outline, Ground.PAVING)
     return raster

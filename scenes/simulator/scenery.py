@@ -179,7 +179,7 @@ def add_tree(scenery: Scenery, point, rng: np.random.Generator) -> None:
     else:
         radius, low = height * rng.uniform(0.24, 0.36), height * 0.35
         crown = merge([ball((radius * f, radius * f, height * 0.3 * f), green * rng.uniform(0.85, 1.1), Texture.LEAVES, 8, 5, rng).moved(
-            *(rng.uniform(-0.4, 0.4, 2) * radius), low + height * 0.33) for f in (1.0, 0.75)])  # fmt: skip
+            *(rng.uniform(-0.4, 0.4, 2) * radius), low + height * 0.33) for f in (1.0, 0.75)])  # fmt: skip  # pyright: ignore[reportCallIssue]
     solids = [Solid(_circle(point, trunk + 0.05), 0, low + 0.5), Solid(_circle(point, radius * 0.85), low + 0.3, height * 0.95)]
     scenery.add(merge([bole, crown.moved(point[0], point[1])]), solids)
 

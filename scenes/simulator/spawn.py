@@ -98,7 +98,7 @@ class Spawner:
         point = point + lateral_m * np.array([-np.sin(yaw), np.cos(yaw)])
         if any(np.linalg.norm(point - junction.center_world) < junction.half_m + 5 for junction in self.road_map.junctions):
             return False
-        if not self.near(point, 110.0 if self.scenario == "highway" else 80.0) or not self.take(*point, yaw, (length, body.size_m[1]), 0.7):
+        if not self.near(point, 110.0 if self.scenario == "highway" else 80.0) or not self.take(*point, yaw, (length, body.size_m[1]), 0.7):  # pyright: ignore[reportCallIssue]
             return False
         driver.speed_mps = min(min(wish_mps, route.limit_mps(arc_m)) * float(self.rng.uniform(0.6, 1.0)), self._stopping_speed(driver))
         self.actors.append(driver)
