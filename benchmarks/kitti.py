@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from labeling.kitti import label_sequence, sequence_names, write_results
-from labeling.kitti_settings import TUNED_ON, kitti_classes
+from labeling.kitti.layout import label_sequence, sequence_names, write_results
+from labeling.kitti.settings import TUNED_ON, kitti_classes
 from scenes.atomic import write_json
 
 MEASURED = (("Car", 0.25), ("Car", 0.7), ("Pedestrian", 0.25), ("Cyclist", 0.25))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from labeling.evidence import Evidence, evidence_from_layer, rig_in_view
-from labeling.settings import TrackingSettings
 from labeling.stages import ClipStages, StageResult, file_hash, read_arrays, write_arrays
 from labeling.teacher import teacher_layer
-from labeling.tracking import TrackLabels, boxes_of_tracks, track_clip
+from labeling.tracks.evidence import Evidence, evidence_from_layer, rig_in_view
+from labeling.tracks.settings import TrackingSettings
+from labeling.tracks.tracking import TrackLabels, boxes_of_tracks, track_clip
 from scenes.atomic import read_json
 from scenes.clips import Clip
 from scenes.errors import ConfigError, DataError

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from labeling.clip_labels import LabelSettings
 from labeling.job import JobReport, run_job, shard_of
-from labeling.kitti import label_sequence, sequence_names, write_results
-from labeling.kitti_settings import kitti_classes
-from labeling.settings import ConfidenceSettings, TrackingSettings
+from labeling.kitti.layout import label_sequence, sequence_names, write_results
+from labeling.kitti.settings import kitti_classes
+from labeling.tracks.settings import ConfidenceSettings, TrackingSettings
 from scenes.atomic import write_json
 from scenes.clips import find_clips
 from scenes.errors import ConfigError, SurroundError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labeling.association import REFUSED, assign
+from labeling.tracks.association import REFUSED, assign
 from scenes.boxes import VEHICLE_CLASSES, Box3D, Boxes, class_id_of
 from scenes.clips import Clip
 from scenes.geometry import wrap_angle

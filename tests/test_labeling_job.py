@@ -14,7 +14,7 @@ from labeling.clip_labels import LabelSettings, arrays_of_tracks, label_clip, tr
 from labeling.command import label
 from labeling.job import run_job, shard_of
 from labeling.teacher import fuse_boxes
-from labeling.tracking import TrackLabels
+from labeling.tracks.tracking import TrackLabels
 from scenes.boxes import Boxes
 from scenes.clips import Clip
 from scenes.errors import ConfigError, DataError

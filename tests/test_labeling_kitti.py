@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labeling.command import label
-from labeling.kitti import (
+from labeling.kitti.layout import (
     KittiSequence,
     ego_boxes_from_kitti,
     kitti_from_ego_boxes,
@@ -14,8 +14,8 @@ from labeling.kitti import (
     read_sequence,
     result_lines,
 )
-from labeling.kitti_settings import kitti_car, kitti_cyclist
-from labeling.tracking import TrackLabels
+from labeling.kitti.settings import kitti_car, kitti_cyclist
+from labeling.tracks.tracking import TrackLabels
 from scenes.errors import ConfigError, DataError
 
 IMG_FROM_CAM = np.array([[700.0, 0, 600, 0], [0, 700, 180, 0], [0, 0, 1, 0]])

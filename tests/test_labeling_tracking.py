@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from labeling.association import associate
-from labeling.confidence import FEATURES, fitted_weights, logistic
-from labeling.duplicates import single_detections
-from labeling.evidence import Evidence, everywhere
-from labeling.overlap import ground_iou, ground_overlap
-from labeling.scale import scaled_poses, track_scale
-from labeling.settings import TrackingSettings, pedestrians, vehicles
-from labeling.smoothing import difference_rows
-from labeling.stitching import stitch
-from labeling.tracking import boxes_of_tracks, track_clip
-from labeling.trajectory import reanchored_centres, solve_track, vote_heading
+from labeling.kitti.scale import scaled_poses, track_scale
+from labeling.tracks.association import associate
+from labeling.tracks.confidence import FEATURES, fitted_weights, logistic
+from labeling.tracks.duplicates import single_detections
+from labeling.tracks.evidence import Evidence, everywhere
+from labeling.tracks.overlap import ground_iou, ground_overlap
+from labeling.tracks.settings import TrackingSettings, pedestrians, vehicles
+from labeling.tracks.smoothing import difference_rows
+from labeling.tracks.stitching import stitch
+from labeling.tracks.tracking import boxes_of_tracks, track_clip
+from labeling.tracks.trajectory import reanchored_centres, solve_track, vote_heading
 from scenes.boxes import Box3D
 from scenes.errors import ConfigError, DataError
 from scenes.geometry import NS_PER_S, wrap_angle

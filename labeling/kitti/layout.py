@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from labeling.evidence import Evidence, InView
-from labeling.kitti_settings import KittiClass
-from labeling.scale import estimated_pose_scale, scaled_poses
-from labeling.settings import TrackingSettings
-from labeling.tracking import TrackLabels, track_clip
+from labeling.kitti.scale import estimated_pose_scale, scaled_poses
+from labeling.kitti.settings import KittiClass
+from labeling.tracks.evidence import Evidence, InView
+from labeling.tracks.settings import TrackingSettings
+from labeling.tracks.tracking import TrackLabels, track_clip
 from scenes.atomic import atomic_file
 from scenes.boxes import CLASS_NAMES, Box3D, box_corners, transform_boxes
 from scenes.errors import DataError

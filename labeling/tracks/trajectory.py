@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeling.evidence import SIZE_COLUMNS, Evidence, folded_angle
-from labeling.kalman import invert_2x2
-from labeling.settings import GroupSettings
-from labeling.smoothing import Slopes, robust_weight, roughness_band, smooth_line, smooth_plane
+from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
+from labeling.tracks.kalman import invert_2x2
+from labeling.tracks.settings import GroupSettings
+from labeling.tracks.smoothing import Slopes, robust_weight, roughness_band, smooth_line, smooth_plane
 from scenes.boxes import Box3D
 from scenes.geometry import wrap_angle
 

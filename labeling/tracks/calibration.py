@@ -1,7 +1,7 @@
 """Which confidence weights make box probabilities true? Fitted on clips whose truth is known, one set a group of classes.
 
-python -m labeling.calibration CLIPS... --evidence model@nano --truth truth
-python -m labeling.calibration CLIPS... --artefacts auto@first --truth truth      (evidence kept by an earlier labeling job)
+python -m labeling.tracks.calibration CLIPS... --evidence model@nano --truth truth
+python -m labeling.tracks.calibration CLIPS... --artefacts auto@first --truth truth      (evidence kept by an earlier labeling job)
 """
 
 from dataclasses import replace
@@ -14,12 +14,12 @@ from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 
 from labeling.clip_labels import read_evidence
-from labeling.completion import track_frames
-from labeling.confidence import FEATURES, box_features, fitted_weights, logistic
-from labeling.evidence import Evidence, evidence_from_layer
-from labeling.settings import GroupSettings, TrackingSettings
-from labeling.tracking import associate_group
-from labeling.trajectory import SolvedTrack, solve_track
+from labeling.tracks.completion import track_frames
+from labeling.tracks.confidence import FEATURES, box_features, fitted_weights, logistic
+from labeling.tracks.evidence import Evidence, evidence_from_layer
+from labeling.tracks.settings import GroupSettings, TrackingSettings
+from labeling.tracks.tracking import associate_group
+from labeling.tracks.trajectory import SolvedTrack, solve_track
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError
 from scenes.layers import LabelLayer

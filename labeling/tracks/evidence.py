@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from labeling.settings import NoiseSettings
+from labeling.tracks.settings import NoiseSettings
 from scenes.boxes import Box3D, Boxes
 from scenes.clips import Clip
 from scenes.errors import DataError

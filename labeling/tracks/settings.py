@@ -102,10 +102,10 @@ class CompletionSettings:
 
 @dataclass(frozen=True)
 class ConfidenceSettings:
-    """A logistic model: probability that a box is right, from what was detected around it (see `labeling.confidence`).
+    """A logistic model: probability that a box is right, from what was detected around it (see `labeling.tracks.confidence`).
 
-    The defaults were fitted (`python -m labeling.calibration`) on the vehicles of two simulated clips seen by an early `nano`; a true
-    detection of such a network scores far less than its probability. Fit them again for another source of detections.
+    The defaults were fitted (`python -m labeling.tracks.calibration`) on the vehicles of two simulated clips seen by an early `nano`;
+    a true detection of such a network scores far less than its probability. Fit them again for another source of detections.
     """
 
     bias: float = 1.8

@@ -6,10 +6,10 @@ Gaps, weak beginnings and junk that hangs on to a good track get low probabiliti
 import numpy as np
 from scipy.optimize import minimize
 
-from labeling.completion import unseen_s
-from labeling.evidence import Evidence
-from labeling.settings import ConfidenceSettings
-from labeling.trajectory import SolvedTrack
+from labeling.tracks.completion import unseen_s
+from labeling.tracks.evidence import Evidence
+from labeling.tracks.settings import ConfidenceSettings
+from labeling.tracks.trajectory import SolvedTrack
 
 FEATURES = ("local", "side", "own", "best", "length", "unseen", "range")
 """Names of the columns of `box_features`, each with its weight in `ConfidenceSettings`."""

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from labeling.evidence import Evidence
-from labeling.overlap import ground_iou
-from labeling.trajectory import SolvedTrack
+from labeling.tracks.evidence import Evidence
+from labeling.tracks.overlap import ground_iou
+from labeling.tracks.trajectory import SolvedTrack
 
 
 def pairs_in_frames(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

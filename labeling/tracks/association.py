@@ -11,9 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from labeling.evidence import SIZE_COLUMNS, Evidence, folded_angle
-from labeling.kalman import States, invert_2x2, predict, start_states, update
-from labeling.settings import GroupSettings
+from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
+from labeling.tracks.kalman import States, invert_2x2, predict, start_states, update
+from labeling.tracks.settings import GroupSettings
 from scenes.boxes import Box3D
 
 REFUSED = 1e6

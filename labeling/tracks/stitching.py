@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from labeling.evidence import SIZE_COLUMNS, Evidence, folded_angle
-from labeling.kalman import States, predict, start_states, update
-from labeling.settings import GroupSettings
+from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
+from labeling.tracks.kalman import States, predict, start_states, update
+from labeling.tracks.settings import GroupSettings
 from scenes.boxes import Box3D
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from labeling.settings import (
+from labeling.tracks.settings import (
     CompletionSettings,
     ConfidenceSettings,
     GroupSettings,

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeling.association import associate
-from labeling.completion import kept_frames, provenance_of, track_frames
-from labeling.confidence import box_probability
-from labeling.duplicates import single_detections, without_duplicates
-from labeling.evidence import Evidence, InView
-from labeling.settings import GroupSettings, TrackingSettings
-from labeling.stitching import stitch
-from labeling.trajectory import solve_track
+from labeling.tracks.association import associate
+from labeling.tracks.completion import kept_frames, provenance_of, track_frames
+from labeling.tracks.confidence import box_probability
+from labeling.tracks.duplicates import single_detections, without_duplicates
+from labeling.tracks.evidence import Evidence, InView
+from labeling.tracks.settings import GroupSettings, TrackingSettings
+from labeling.tracks.stitching import stitch
+from labeling.tracks.trajectory import solve_track
 from scenes.boxes import Boxes
 
 

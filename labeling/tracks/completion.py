@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from labeling.evidence import Evidence, InView
-from labeling.settings import GroupSettings
-from labeling.trajectory import SolvedTrack
+from labeling.tracks.evidence import Evidence, InView
+from labeling.tracks.settings import GroupSettings
+from labeling.tracks.trajectory import SolvedTrack
 
 
 def track_frames(evidence: Evidence, chain: np.ndarray, settings: GroupSettings) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from labeling.evidence import Evidence
-from labeling.settings import GroupSettings
-from labeling.tracking import associate_group
+from labeling.tracks.evidence import Evidence
+from labeling.tracks.settings import GroupSettings
+from labeling.tracks.tracking import associate_group
 
 STRONG_SCORE = 0.5
 """Detections from here on are looked at."""

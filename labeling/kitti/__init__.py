@@ -1,0 +1,1 @@
+"""How is the KITTI tracking layout read, labelled and written?"""
