@@ -87,8 +87,7 @@ def _write_evidence(clip: Clip, settings: LabelSettings, path: Path) -> dict[str
     else:
         layer = clip.layer(str(settings.evidence))
     evidence = evidence_from_layer(clip, layer)
-    columns = {name: getattr(evidence, name) for name in ("frame", "box_world", "class_id", "score")}
-    write_arrays(path, columns)
+    write_arrays(path, evidence.columns())
     return {"frames": len(clip), "detections": len(evidence)}
 
 

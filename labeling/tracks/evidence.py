@@ -33,6 +33,10 @@ class Evidence:
     """(N,) int64."""
     score: np.ndarray
     """(N,) float64, the probability that the detection is an object."""
+    covariance: np.ndarray | None = None
+    """(N, 2, 2) of the centre on the ground, where the source knows it; NaN rows and None: the settings say it."""
+    source: np.ndarray | None = None
+    """(N,) object array of str: who says so ("" or None where there is one source only)."""
 
     def __post_init__(self) -> None:
         if len(self.frame) and (self.frame.min() < 0 or self.frame.max() >= len(self.timestamps_ns)):
@@ -62,8 +66,13 @@ class Evidence:
 
     def select(self, index: np.ndarray) -> "Evidence":
         """The detections of a mask or ascending index array."""
-        kept = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("timestamps_ns", "world_from_ego")}
+        kept = {name: column[index] for name, column in self.columns().items()}
         return Evidence(self.timestamps_ns, self.world_from_ego, **kept)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What there is of each detection, by name."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("timestamps_ns", "world_from_ego")}
+        return {name: column for name, column in given.items() if column is not None}
 
     def rows_by_frame(self) -> list[np.ndarray]:
         """For each frame the indices of its detections."""
@@ -76,13 +85,20 @@ class Evidence:
         return distance_m, offset / np.maximum(distance_m, 1e-6)[:, None]
 
     def position_covariance(self, noise: NoiseSettings, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(N, 2, 2): long along the ray of sight, short across it, larger for weak scores; or of `rows` only."""
+        """(N, 2, 2): long along the ray of sight, short across it, larger for weak scores; or of `rows` only.
+
+        Where the source knows its own covariance that one stands.
+        """
         distance_m, along = self.sight(rows)
         weak = 1 + (noise.weak_factor - 1) * (1 - np.clip(self.score[rows], 0, 1))
         radial = ((noise.radial_m + noise.radial_per_m * distance_m) * weak) ** 2
         lateral = ((noise.lateral_m + noise.lateral_per_m * distance_m) * weak) ** 2
         outer = along[:, :, None] * along[:, None, :]
-        return lateral[:, None, None] * np.eye(2) + (radial - lateral)[:, None, None] * outer
+        assumed = lateral[:, None, None] * np.eye(2) + (radial - lateral)[:, None, None] * outer
+        if self.covariance is None:
+            return assumed
+        given = self.covariance[rows]
+        return np.where(np.isfinite(given).all(axis=(1, 2))[:, None, None], given, assumed)
 
 
 def evidence_from_layer(clip: Clip, layer: LabelLayer) -> Evidence:
