@@ -9,10 +9,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from labeling.clip_labels import LabelSettings
 from labeling.job import JobReport, run_job, shard_of
 from labeling.kitti.layout import label_sequence, sequence_names, write_results
 from labeling.kitti.settings import kitti_classes
+from labeling.settings import LabelSettings
 from labeling.tracks.settings import ConfidenceSettings, TrackingSettings
 from scenes.atomic import write_json
 from scenes.clips import find_clips
@@ -42,7 +42,7 @@ def label(
         clips: Folders of clips, searched in depth.
         layer: Name of the layer to write, auto@NAME.
         teacher: Checkpoint (file, run folder or shipped name) of the network that looks at the clips.
-        evidence: Instead of a teacher: the layer whose boxes are the detections.
+        evidence: Instead of a teacher or besides it: the layer whose boxes are detections.
         workers: Processes that label clips side by side.
         shard: Do part i of n of the clips ("2/8"), for batch queues.
         device: Where the teacher runs: cpu, cuda, cuda:1.

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from labeling.clip_labels import LabelSettings, label_clip
+from labeling.clip_labels import label_clip
+from labeling.settings import LabelSettings
 from labeling.stages import StageResult
 from scenes.errors import ConfigError, SurroundError
 

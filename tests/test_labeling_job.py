@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from labeling import clip_labels
-from labeling.clip_labels import LabelSettings, arrays_of_tracks, label_clip, tracks_from_arrays
+from labeling import layer_stage
+from labeling.clip_labels import label_clip
 from labeling.command import label
 from labeling.job import run_job, shard_of
+from labeling.settings import LabelSettings
 from labeling.teacher import fuse_boxes
+from labeling.track_stage import arrays_of_tracks, tracks_from_arrays
 from labeling.tracks.tracking import TrackLabels
 from scenes.boxes import Boxes
 from scenes.clips import Clip
@@ -60,7 +62,7 @@ def test_killed_between_stages_it_goes_on_where_it_was(tiny_clip_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(clip_labels, "write_layer", killed)
+        patch.setattr(layer_stage, "write_layer_files", killed)
         label_clip(tiny_clip_path, SETTINGS)
     assert "auto@test" not in Clip.open(tiny_clip_path).layer_names
     assert [stage.reused for stage in label_clip(tiny_clip_path, SETTINGS)] == [True, True, False]
@@ -143,9 +145,11 @@ def test_tracks_survive_their_file():
         np.array([0.4, 0.6]),
         np.array(["measured", "extrapolated"], dtype=object),
         True,
+        np.array(["teacher", "teacher+model@x"], dtype=object),
     )
     (again,) = tracks_from_arrays(arrays_of_tracks([track]))
     assert again.provenance.tolist() == ["measured", "extrapolated"]
+    assert again.sources.tolist() == ["teacher", "teacher+model@x"]
     assert (again.box_world == track.box_world).all()
     assert tracks_from_arrays(arrays_of_tracks([])) == []
 

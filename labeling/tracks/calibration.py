@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 
-from labeling.clip_labels import read_evidence
+from labeling.detections import read_evidence
 from labeling.tracks.completion import track_frames
 from labeling.tracks.confidence import FEATURES, box_features, fitted_weights, logistic
 from labeling.tracks.evidence import Evidence, evidence_from_layer
@@ -98,7 +98,8 @@ def main(
         if evidence is not None:
             seen = evidence_from_layer(clip, clip.layer(evidence))
         else:
-            seen = read_evidence(clip, path / "labeling" / str(artefacts) / "evidence.npz")
+            folder = path / "labeling" / str(artefacts)
+            seen = read_evidence(clip, *(p for p in (folder / "teacher.npz", folder / "evidence.npz") if p.is_file()))
         pairs.append((seen, clip.layer(truth)))
     if not pairs:
         raise DataError("calibration: expected clips with truth, got none; give some")

@@ -98,11 +98,11 @@ class Evidence:
         if self.covariance is None:
             return assumed
         given = self.covariance[rows]
-        return np.where(np.isfinite(given).all(axis=(1, 2))[:, None, None], given, assumed)
+        return np.where(np.all(np.isfinite(given), axis=(1, 2), keepdims=True), given, assumed)
 
 
-def evidence_from_layer(clip: Clip, layer: LabelLayer) -> Evidence:
-    """A layer's boxes as evidence; ignored ones are left out, its track ids are not looked at."""
+def evidence_from_layer(clip: Clip, layer: LabelLayer, source: str = "") -> Evidence:
+    """A layer's boxes as evidence; ignored ones are left out, its track ids are not looked at. `source` names where it came from."""
     outside = sorted(i for i in layer.boxes_world if not 0 <= i < len(clip))
     if outside:
         raise DataError(
@@ -121,6 +121,7 @@ def evidence_from_layer(clip: Clip, layer: LabelLayer) -> Evidence:
         boxes_world.box,
         boxes_world.class_id,
         np.clip(boxes_world.score, 0.0, 1.0),
+        source=np.full(int(keep.sum()), source, dtype=object),
     )
 
 

@@ -1,6 +1,6 @@
 """How do a clip's detections become tracks with one box a frame? Link, stitch, solve, complete, weigh, drop doubles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from labeling.tracks.duplicates import single_detections, without_duplicates
 from labeling.tracks.evidence import Evidence, InView
 from labeling.tracks.settings import GroupSettings, TrackingSettings
 from labeling.tracks.stitching import stitch
-from labeling.tracks.trajectory import solve_track
+from labeling.tracks.trajectory import SolvedTrack, solve_track
 from scenes.boxes import Boxes
 
 
@@ -31,6 +31,22 @@ class TrackLabels:
     provenance: np.ndarray
     """(F,) `measured`, `interpolated` or `extrapolated`."""
     is_static: bool
+    sources: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
+    """(F,) str: where the frame's detection came from, or all sources of the track's detections, joined by "+", where there is none."""
+
+    def __post_init__(self) -> None:
+        if len(self.sources) != len(self.frames):
+            object.__setattr__(self, "sources", np.full(len(self.frames), "", dtype=object))
+
+
+def box_sources(track: SolvedTrack, evidence: Evidence) -> np.ndarray:
+    """(F,) `TrackLabels.sources` of a solved track."""
+    if evidence.source is None:
+        return np.full(len(track.frames), "", dtype=object)
+    everywhere = "+".join(sorted(set(evidence.source[track.chain].tolist())))
+    sources = np.full(len(track.frames), everywhere, dtype=object)
+    sources[track.is_measured] = evidence.source[track.detection[track.is_measured]]
+    return sources
 
 
 def group_evidence(evidence: Evidence, settings: GroupSettings) -> Evidence:
@@ -62,6 +78,7 @@ def track_group(evidence: Evidence, in_view: InView, settings: GroupSettings) ->
             p[mask],
             provenance_of(track)[mask],
             track.is_static,
+            box_sources(track, evidence)[mask],
         )
         for track, p, mask in zip(tracks, probability, kept, strict=True)
         if mask.any()
