@@ -19,7 +19,8 @@ from export.networks import LoadedNetwork
 from export.onnx_graph import attach_manifest, export_model, read_manifest
 from export.run import StageTimes, open_network, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
-from export.verify import five_camera_rig, relative_error, require, synthetic_steps, verify
+from export.synthetic import five_camera_rig, synthetic_steps
+from export.verify import relative_error, require, verify
 from scenes.cameras import network_camera
 from scenes.errors import ConfigError, DataError
 from scenes.packing import pack_frame
