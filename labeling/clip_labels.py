@@ -3,17 +3,21 @@
 from pathlib import Path
 
 from labeling.detections import LAYER_EVIDENCE, TEACHER
+from labeling.inputs import INPUTS
 from labeling.layer_stage import LAYER, refuse_foreign_layer
+from labeling.picture_stage import PICTURE
 from labeling.settings import LabelSettings
 from labeling.stages import ClipWork, StageResult, run_stages
 from labeling.track_stage import TRACKS
 from scenes.clips import Clip
 
 STAGES = (
+    INPUTS,
     TEACHER,
     LAYER_EVIDENCE,
     TRACKS,
     LAYER,
+    PICTURE,
 )
 """In the order of work. Names that stages may refer to in `after`: motion, teacher, evidence, boxes2d, lifting, tracks, reconstruction,
 confidence, layer; those that a job does not have are skipped."""

@@ -9,8 +9,12 @@ from labeling.stages import ClipWork, Stage, file_hash, read_arrays, write_array
 from labeling.teacher import teacher_layer
 from labeling.tracks.evidence import Evidence, evidence_from_layer
 from scenes.clips import Clip
+from scenes.errors import DataError
 from scenes.geometry import invert_rigid
 from scenes.layers import LabelLayer
+
+FARTHEST_M = 1000.0
+"""Evidence that on the whole lies further from the ego vehicle belongs to another clip."""
 
 
 def write_evidence(path: Path, evidence: Evidence) -> dict[str, float]:
@@ -71,7 +75,14 @@ def _teacher_settings(work: ClipWork) -> object:
 def _layer(work: ClipWork, path: Path) -> dict[str, float]:
     name = str(work.settings.evidence)
     layer = moved_layer(work.recorded.layer(name), work.recorded, work.clip)
-    return write_evidence(path, evidence_from_layer(work.clip, layer, name))
+    evidence = evidence_from_layer(work.clip, layer, name)
+    distance_m = float(np.median(evidence.sight()[0])) if len(evidence) else 0.0
+    if distance_m > FARTHEST_M:
+        raise DataError(
+            f"{work.recorded.path}: expected the boxes of layer {name!r} around the ego vehicle, got them {distance_m:.0f} m away "
+            "(median); it belongs to another clip, make it again"
+        )
+    return write_evidence(path, evidence)
 
 
 def _layer_settings(work: ClipWork) -> object:

@@ -21,6 +21,8 @@ class LabelSettings:
     device: str = "cpu"
     both_ways: bool = True
     """Stream the clip through the network from both ends."""
+    pictures: bool = True
+    """Draw a small picture of each clip for the job's report."""
 
     def __post_init__(self) -> None:
         if not self.layer.startswith("auto@") or len(self.layer) <= len("auto@") or "/" in self.layer:

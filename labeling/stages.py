@@ -26,6 +26,7 @@ work)::
 - `load(work)` is called when the artefact is there, whether it was made now or before: `motion` puts the refined clip into `work.clip`.
 - `gives_evidence`: the artefact holds arrays of `labeling.tracks.evidence.Evidence` (`write_evidence`); tracks are made from all such.
 - A folder artefact may hold `occupancy/` and `depth/` as `scenes.layers` writes them: the layer stage takes them into the label layer.
+- `work.notes.append(sentence)` tells people what was odd but did not stop the labels.
 - Bad input is a `DataError` with one sentence: the clip fails alone, the job goes on. Raise `version` when the code makes something else.
 """
 
@@ -36,7 +37,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,8 @@ class StageResult:
     seconds: float
     counts: dict[str, float]
     reused: bool = False
+    notes: tuple[str, ...] = ()
+    """Sentences for people: what was odd about the clip but did not stop its labels."""
 
 
 @dataclass
@@ -91,6 +94,8 @@ class ClipWork:
     """The stages of this job, in order."""
     results: list[StageResult]
     """What is done so far."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people; a stage may add some, they reach the job's report."""
 
     @classmethod
     def of(cls, clip: Clip, settings: LabelSettings, stages: "Sequence[Stage]") -> "ClipWork":
@@ -159,16 +164,18 @@ def _run_stage(work: ClipWork, stage: Stage, stage_hash: str, known: dict[str, d
     path, done = work.artefact(stage.name), known.get(stage.name)
     relative = Path(os.path.relpath(path, work.recorded.path)).as_posix()
     if done and done.get("hash") == stage_hash and done.get("artefact") == relative and path.exists():
-        return StageResult(stage.name, stage_hash, relative, float(done["seconds"]), dict(done["counts"]), reused=True)
-    begun = time.monotonic()
+        notes = tuple(done.get("notes", ()))
+        return StageResult(stage.name, stage_hash, relative, float(done["seconds"]), dict(done["counts"]), True, notes)
+    begun, told = time.monotonic(), len(work.notes)
     try:
         counts = stage.work(work, path)
     except OSError as error:
         raise DataError(
             f"{work.recorded.path}: stage {stage.name} could not read or write ({error}); free space or check the disk, then label again"
         ) from error
-    result = StageResult(stage.name, stage_hash, relative, round(time.monotonic() - begun, 3), counts)
-    known[stage.name] = {"hash": stage_hash, "artefact": relative, "seconds": result.seconds, "counts": counts}
+    notes = tuple(work.notes[told:])
+    result = StageResult(stage.name, stage_hash, relative, round(time.monotonic() - begun, 3), counts, notes=notes)
+    known[stage.name] = {"hash": stage_hash, "artefact": relative, "seconds": result.seconds, "counts": counts, "notes": list(notes)}
     write_json(work.folder / "manifest.json", {"schema_version": MANIFEST_SCHEMA_VERSION, "stages": known})
     return result
 
