@@ -13,8 +13,8 @@ from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, invert_rigid, transform_points
 from scenes.layers import LabelLayer
 
-InView = Callable[[int, np.ndarray], np.ndarray]
-"""(frame index, points_world (M, 3)) to (M,) bool: whether the sensors could see an object there."""
+InView = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(frame indices (M,), points_world (M, 3)) to (M,) bool: whether the sensors could see an object there and then."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ class Evidence:
         """The detections of a mask or ascending index array."""
         kept = {name: column[index] for name, column in self.columns().items()}
         return Evidence(self.timestamps_ns, self.world_from_ego, **kept)
+
+    @classmethod
+    def concatenate(cls, parts: "list[Evidence]") -> "Evidence":
+        """The detections of several evidences of one clip, sorted by frame."""
+        columns: dict[str, np.ndarray] = {}
+        names = [name for name in parts[0].columns() if all(name in part.columns() for part in parts)]
+        for name in names:
+            columns[name] = np.concatenate([part.columns()[name] for part in parts])
+        order = np.argsort(columns["frame"], kind="stable")
+        return cls(parts[0].timestamps_ns, parts[0].world_from_ego, **{name: column[order] for name, column in columns.items()})
 
     def columns(self) -> dict[str, np.ndarray]:
         """What there is of each detection, by name."""
@@ -128,20 +138,21 @@ def evidence_from_layer(clip: Clip, layer: LabelLayer, source: str = "") -> Evid
 def rig_in_view(clip: Clip) -> InView:
     """Whether a point lies in the picture of any live camera of a frame."""
 
-    def in_view(frame_index: int, points_world: np.ndarray) -> np.ndarray:
-        frame = clip.frames[frame_index]
-        points_ego = transform_points(invert_rigid(frame.world_from_ego), points_world)
+    def in_view(frames: np.ndarray, points_world: np.ndarray) -> np.ndarray:
         seen = np.zeros(len(points_world), dtype=bool)
-        for name, view in frame.views.items():
-            if view.alive:
-                points_cam = transform_points(clip.cam_from_ego_at_ref(frame_index, name), points_ego)
-                seen |= clip.rig[name].project(points_cam)[1]
+        for index in np.unique(frames).tolist():
+            rows, frame = np.flatnonzero(frames == index), clip.frames[index]
+            points_ego = transform_points(invert_rigid(frame.world_from_ego), points_world[rows])
+            for name, view in frame.views.items():
+                if view.alive:
+                    points_cam = transform_points(clip.cam_from_ego_at_ref(index, name), points_ego)
+                    seen[rows] |= clip.rig[name].project(points_cam)[1]
         return seen
 
     return in_view
 
 
-def everywhere(frame_index: int, points_world: np.ndarray) -> np.ndarray:
+def everywhere(frames: np.ndarray, points_world: np.ndarray) -> np.ndarray:
     """An `InView` for sensors that see all around."""
     return np.ones(len(points_world), dtype=bool)
 
