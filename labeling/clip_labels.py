@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from labeling.confidence.stage import CONFIDENCE
 from labeling.detections import LAYER_EVIDENCE, TEACHER
 from labeling.inputs import INPUTS
 from labeling.layer_stage import LAYER, refuse_foreign_layer
@@ -16,6 +17,7 @@ STAGES = (
     TEACHER,
     LAYER_EVIDENCE,
     TRACKS,
+    CONFIDENCE,
     LAYER,
     PICTURE,
 )

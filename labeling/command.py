@@ -35,6 +35,7 @@ def label(
     both_ways: bool = True,
     label_probability: float = ConfidenceSettings.label_probability,
     ignore_probability: float = ConfidenceSettings.ignore_probability,
+    confidence: Path | None = None,
     report: Path | None = None,
     pictures: bool = True,
     from_kitti: Path | None = None,
@@ -56,6 +57,7 @@ def label(
         both_ways: Show the teacher each clip from both ends and fuse what it says.
         label_probability: Boxes at least this probable are labels ...
         ignore_probability: ... those at least this probable are written as `ignore`, the rest is left out.
+        confidence: Weights of the probabilities (JSON of `python -m labeling.confidence.fit`); by default those shipped for the evidence.
         report: Where the job's report goes (JSON, and a page beside it); by default labeling/<layer>.json in the first folder given.
         pictures: Put a picture of each clip into the page.
         from_kitti: Instead of clips: label the KITTI tracking sequences in this folder from their detections.
@@ -68,7 +70,7 @@ def label(
     if workers < 1:
         raise ConfigError(f"label: expected at least one worker, got {workers}; correct --workers")
     tracking = TrackingSettings().with_probabilities(label_probability, ignore_probability)
-    settings = LabelSettings(layer, teacher, evidence, tracking, device, both_ways, pictures)
+    settings = LabelSettings(layer, teacher, evidence, tracking, confidence, device, both_ways, pictures)
     chosen = shard_of(find_clips(list(clips)), shard)
     console = Console()
     done = run_job(chosen, settings, workers, console, ray)

@@ -18,6 +18,8 @@ class LabelSettings:
     evidence: str | None = None
     """... and (or) the name of a layer that holds detections already."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    confidence: Path | None = None
+    """Weights of the confidences: a JSON file of `labeling.confidence.fit` or a shipped name; None: the shipped ones for the evidence."""
     device: str = "cpu"
     both_ways: bool = True
     """Stream the clip through the network from both ends."""

@@ -14,7 +14,7 @@ from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import TrackingSettings, pedestrians, vehicles
 from labeling.tracks.smoothing import difference_rows
 from labeling.tracks.stitching import stitch
-from labeling.tracks.tracking import boxes_of_tracks, track_clip
+from labeling.tracks.tracking import track_clip
 from labeling.tracks.trajectory import solve_tracks
 from scenes.boxes import Box3D
 from scenes.errors import ConfigError, DataError
@@ -113,12 +113,9 @@ def test_two_detections_of_one_object_are_one():
     assert len(labels(evidence)) == 2
 
 
-def test_without_evidence_there_are_no_labels_but_every_frame_is_labelled():
+def test_without_evidence_there_are_no_labels():
     evidence, _ = scene([], frames=3)
     assert labels(evidence) == []
-    boxes = boxes_of_tracks([], 3, TrackingSettings())
-    assert sorted(boxes) == [0, 1, 2]
-    assert all(len(found) == 0 for found in boxes.values())
 
 
 def test_a_clip_of_one_frame_keeps_its_strong_detections():

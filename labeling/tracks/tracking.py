@@ -12,7 +12,6 @@ from labeling.tracks.evidence import Evidence, InView
 from labeling.tracks.settings import GroupSettings, TrackingSettings
 from labeling.tracks.stitching import stitch
 from labeling.tracks.trajectory import SolvedTracks, solve_tracks
-from scenes.boxes import Boxes
 
 
 @dataclass(frozen=True)
@@ -107,23 +106,3 @@ def track_clip(evidence: Evidence, in_view: InView, settings: TrackingSettings) 
     """The labels of all groups, best founded first."""
     tracks = [track for linked in link_clip(evidence, settings) for track in label_group(linked.stitched(), in_view)]
     return sorted(tracks, key=lambda track: -track.probability)
-
-
-def boxes_of_tracks(tracks: list[TrackLabels], num_frames: int, settings: TrackingSettings) -> dict[int, Boxes]:
-    """Frame index to boxes in the world frame; track ids count from 0. Unsure boxes are `ignore`, very unsure ones left out."""
-    limits = {class_id: group.confidence for group in settings.groups for class_id in group.class_ids}
-    parts: dict[int, list[Boxes]] = {index: [] for index in range(num_frames)}
-    for track_id, track in enumerate(tracks):
-        limit = limits[track.class_id]
-        for k in np.flatnonzero(track.box_probability >= limit.ignore_probability):
-            p = float(track.box_probability[k])
-            box = Boxes.make(
-                track.box_world[k],
-                [track.class_id],
-                [track_id],
-                [p],
-                ignore=[p < limit.label_probability],
-                provenance=[track.provenance[k]],
-            )
-            parts[int(track.frames[k])].append(box)
-    return {index: Boxes.concatenate(found) for index, found in parts.items()}
