@@ -132,7 +132,7 @@ class LastBits(torch.nn.Module):
 
 def test_a_tie_in_torch_itself_is_told_from_an_error():
     model, flat = StandIn().eval(), StandIn().eval()
-    flat.logits = LastBits(flat.logits).eval()
+    flat.add_module("logits", LastBits(flat.logits).eval())
     inputs, state = steps(1)[0], model.empty_state(1, "cpu")
     for network, tied in ((model, False), (flat, True)):
         graph = StepGraph(network).eval()
