@@ -20,8 +20,7 @@ from rich.table import Table
 
 from export.networks import load_network
 from export.runner import OnnxNetwork
-from export.synthetic import synthetic_steps
-from export.verify import step_input
+from export.verify import step_input, synthetic_steps
 from scenes.rigs import default_rig
 
 MEMORY_CODE = """

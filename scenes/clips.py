@@ -234,9 +234,10 @@ class ClipWriter:
         """Encodes (H, W, 3) uint8 RGB as JPEG; returns the path to put into the `View`."""
         relative = f"images/{camera}/{frame_index:06d}.jpg"
         target = self.folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True)
         options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
-        if not cv2.imwrite(str(target), np.ascontiguousarray(image_rgb[:, :, ::-1]), options):
+        if not cv2.imwrite(str(target), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options):
             raise DataError(f"{target}: image could not be written; free space or choose another folder")
         return relative
 

@@ -24,6 +24,7 @@ from scenes.simulator.config import SCENARIOS, WEATHERS, SimulationConfig, parse
 from scenes.simulator.meshes import box as box_mesh
 from scenes.simulator.paths import Path2D, straight
 from scenes.simulator.rays import camera_rays, truth_camera
+from scenes.simulator.renderer import Moment, Renderer, enclosing_balls, ray_table
 from scenes.simulator.replay import recorded_tracks, replayed_world
 from scenes.simulator.roads import Route
 from scenes.simulator.simulate import clip_name, clip_prefix, simulate_clip
@@ -133,7 +134,40 @@ def test_tiles_never_lose_an_object():
         along = np.einsum("ni,nmi->nm", rays.rays_ego, np.broadcast_to(offset, (len(rays.rays_ego), 40, 3)))
         missed_by = np.linalg.norm(offset - along[..., None] * rays.rays_ego[:, None], axis=2)
         meets = (missed_by < radii) & (along > 0)
-        assert not (meets & ~rays.tiles_seeing(centers, radii)[rays.tile]).any()
+        assert not (meets & ~rays.tiles_seeing(centers, radii)[:, rays.tile].T).any()
+
+
+def test_balls_hold_their_boxes():
+    rng = np.random.default_rng(2)
+    box = np.concatenate([rng.uniform(-20, 20, (30, 3)), rng.uniform(0.3, 9, (30, 3)), rng.uniform(-3, 3, (30, 3))], axis=1)
+    centers, radii = enclosing_balls(box)
+    corner_to_ball = np.linalg.norm(box_corners(box)[:, :, None] - centers[:, None], axis=3).min(axis=2)
+    assert (corner_to_ball <= radii[:, None]).all() and (corner_to_ball > 0.9 * radii[:, None] - 0.02).all()
+
+
+def test_lamps_and_plates_face_outwards():
+    mesh = make_body("car", np.random.default_rng(0)).mesh
+    flat = mesh.glow > 0.5
+    assert flat.sum() >= 8
+    assert (np.sign(mesh.normals()[flat, 0]) == np.sign(mesh.corners[flat][:, 0, 0])).all()
+
+
+def test_unhidden_pixels_are_those_of_each_object_alone():
+    config = SimulationConfig(seconds=1, seed=5, size_hw=(48, 120), scenario="parking", weather="day")
+    rng = np.random.default_rng(0)
+    cameras = [camera_rays(camera) for camera in default_rig(48, 120).cameras[:3]]
+    renderer = Renderer(build_world(config, rng, 0), cameras, rng)
+    moment = Moment(renderer, 0.1)
+    assert moment.scene is not None
+    for rays in cameras:
+        table = ray_table(rays, moment.world_from_ego)[: rays.num_pixels]
+        found = moment.scene.list_intersections(renderer.o3d.core.Tensor.from_numpy(table))
+        met = np.stack([found["ray_ids"].numpy(), moment.row_of_triangle[found["primitive_ids"].numpy()]])
+        expected = np.bincount(np.unique(met, axis=1)[1].astype(np.int64), minlength=len(moment))
+        view = renderer.render(rays, moment)
+        assert expected.sum() > view.visible_px.sum() > 500
+        np.testing.assert_allclose(view.unhidden_px, expected, atol=1)  # a ray along an edge may fall on either side
+        assert (view.visible_px <= view.unhidden_px).all()
 
 
 def test_weathers_look_different():

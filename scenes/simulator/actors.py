@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -148,6 +149,26 @@ class Traffic:
     actors: list[Actor] = field(default_factory=list)
     history: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3)))
     """(ticks, 1 + actors, 3) x, y, yaw from time 0 on; column 0 is the ego vehicle."""
+
+    @cached_property
+    def sizes_m(self) -> np.ndarray:
+        """(A, 3) length, width, height of every actor; like the other tables, to be asked for only once all are there."""
+        return np.array([actor.body.size_m for actor in self.actors], dtype=np.float64).reshape(-1, 3)
+
+    @cached_property
+    def class_ids(self) -> np.ndarray:
+        """(A,) class of every actor."""
+        return np.array([actor.body.class_id for actor in self.actors], dtype=np.int64)
+
+    @cached_property
+    def track_ids(self) -> np.ndarray:
+        """(A,) track id of every actor."""
+        return np.array([actor.track_id for actor in self.actors], dtype=np.int64)
+
+    @cached_property
+    def is_static(self) -> np.ndarray:
+        """(A,) bool: does it never move?"""
+        return np.array([actor.is_static for actor in self.actors], dtype=bool)
 
     def run(self, seconds: float, start_s: float = 0.0) -> None:
         """Simulates from `start_s` on and fills the history, one tick beyond the end."""

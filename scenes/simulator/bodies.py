@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scenes.boxes import CLASS_NAMES
-from scenes.simulator.meshes import Mesh, Texture, ball, box, cylinder, fitted, merge, mesh_of, profile, wheel
+from scenes.simulator.meshes import Mesh, Texture, ball, box, cylinder, fitted, merge, mesh_of, plain_mesh, profile, wheel
 
 CAR_COLORS = np.array(
     [(0.92, 0.92, 0.92), (0.93, 0.93, 0.9), (0.12, 0.12, 0.13), (0.08, 0.08, 0.09), (0.6, 0.62, 0.64), (0.42, 0.44, 0.46),
@@ -53,9 +53,10 @@ def _paint(rng: np.random.Generator) -> np.ndarray:
 
 
 def _quad(x: float, y0: float, y1: float, z0: float, z1: float, color, glow: float) -> Mesh:
-    """A plate across x (lamp, number plate)."""
+    """A plate across x (lamp, number plate) that faces away from the body's middle."""
     a, b, c, d = (x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)
-    return mesh_of(np.array([(a, b, c), (a, c, d)]), color, glow=glow)
+    corners = np.array([(a, b, c), (a, c, d)] if x > 0 else [(a, c, b), (a, d, c)], dtype=np.float32)
+    return plain_mesh(corners, corners[:, :, 1:], color, glow=glow)
 
 
 def _lamps(front: float, rear: float, half: float, z: float, size: float = 0.14) -> list[Mesh]:

@@ -16,6 +16,12 @@ SUBCELL_BITS = 4
 """Fractional bits of the polygon corners handed to OpenCV."""
 MIP_STEPS = (0, 2, 4)
 """Halvings of the colour raster for near, middle and far ground."""
+MIP_STARTS = (0.0, 2.5, 10.0)
+"""Cells a pixel from which each of them is used."""
+LAMP_HALVINGS = 3
+"""Halvings of the raster of street lamps' light."""
+GROUND_REACH_M = 600.0
+"""Ground farther away than this is not seen."""
 OCCUPANCY_CELL_M = 0.25
 
 

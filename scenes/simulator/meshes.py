@@ -70,10 +70,7 @@ class Mesh:
 
 def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cross products of rows (T, 3), without `np.cross`'s overhead."""
-    product = np.empty_like(a)
-    for k, (m, n) in enumerate(((1, 2), (2, 0), (0, 1))):
-        np.subtract(a[:, m] * b[:, n], a[:, n] * b[:, m], out=product[:, k])
-    return product
+    return a[:, _NEXT] * b[:, _AFTER_NEXT] - a[:, _AFTER_NEXT] * b[:, _NEXT]
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
@@ -87,21 +84,48 @@ def mesh_of(corners: np.ndarray, color, texture: Texture = Texture.PLAIN, glow: 
     """A one-coloured convex mesh of triangles (T, 3, 3), turned to face outwards; textures lie along each face's main axis."""
     corners = np.array(corners, dtype=np.float32)
     normal = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    inward = ((corners.mean(axis=1) - corners.mean(axis=(0, 1))) * normal).sum(axis=1) < 0
-    corners[inward] = corners[inward, ::-1]
-    axis = np.argmax(np.abs(normal) * np.array([1.0, 1.0, 1.001]), axis=1)
-    uv = corners[:, :, 1:].copy()
-    uv[axis == 1, :, 0] = corners[axis == 1, :, 0]
-    uv[axis == 2] = corners[axis == 2, :, :2]
-    count = len(corners)
-    return Mesh(corners, np.tile(np.asarray(color, np.float32), (count, 1)), np.full(count, texture, np.uint8),
-                np.full(count, glow, np.float32), uv)  # fmt: skip
+    middles = corners.sum(axis=1)
+    inward = np.einsum("ti,ti->t", middles - middles.sum(axis=0) / len(middles), normal) < 0
+    if inward.any():
+        corners[inward] = corners[inward, ::-1]
+    axis = np.argmax(np.abs(normal) * _TOP_FIRST, axis=1)
+    uv = corners[np.arange(len(corners))[:, None, None], np.arange(3)[None, :, None], _UV_AXES[axis][:, None]]
+    return plain_mesh(corners, uv, color, texture, glow)
+
+
+def plain_mesh(corners: np.ndarray, uv: np.ndarray, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
+    """A mesh of one colour from float32 triangles (T, 3, 3) with their texture coordinates (T, 3, 2), as they are."""
+    colors = np.empty((len(corners), 3), dtype=np.float32)
+    colors[:] = color
+    return Mesh(corners, colors, np.full(len(corners), texture, np.uint8), np.full(len(corners), glow, np.float32), uv)
+
+
+_NEXT, _AFTER_NEXT = np.array([1, 2, 0]), np.array([2, 0, 1])
+_TOP_FIRST = np.array([1.0, 1.0, 1.001], np.float32)
+_UV_AXES = np.array([(1, 2), (0, 2), (0, 1)])
+"""The axes that a texture lies along on faces across x, y and z."""
 
 
 def box(x0, x1, y0, y1, z0, z1, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:
     """An axis-aligned box, twelve triangles."""
-    bottom = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-    return loft([(z0, bottom), (z1, bottom)], color, texture, glow)
+    unit = _unit_box()
+    low = np.array([min(x0, x1), min(y0, y1), min(z0, z1)], dtype=np.float32)
+    size = np.array([abs(x1 - x0), abs(y1 - y0), abs(z1 - z0)], dtype=np.float32)
+    corners = unit.corners * size + low
+    return plain_mesh(corners, corners.reshape(-1)[_unit_box_uv()], color, texture, glow)
+
+
+@lru_cache(maxsize=1)
+def _unit_box() -> Mesh:
+    bottom = [(0, 0), (1, 0), (1, 1), (0, 1)]
+    return loft([(0, bottom), (1, bottom)], (1, 1, 1))
+
+
+@lru_cache(maxsize=1)
+def _unit_box_uv() -> np.ndarray:
+    """(12, 3, 2) places of the texture coordinates among the flattened corners (the same for every box)."""
+    axis = np.argmax(np.abs(_unit_box().normals()), axis=1)
+    return np.arange(12)[:, None, None] * 9 + np.arange(3)[None, :, None] * 3 + _UV_AXES[axis][:, None]
 
 
 def loft(sections, color, texture: Texture = Texture.PLAIN, glow: float = 0.0) -> Mesh:

@@ -2,10 +2,11 @@
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 
 from scenes.boxes import Box3D, Boxes
-from scenes.geometry import invert_rigid, rotation_from_yaw, transform_points
+from scenes.geometry import invert_rigid, rotation_from_yaw
 from scenes.layers import OCCUPANCY_CLASS_OFFSET, OCCUPANCY_FREE, OCCUPANCY_OTHER, OCCUPANCY_ROAD, Occupancy, VoxelGrid
 from scenes.simulator.ground import CELL_M, OCCUPANCY_CELL_M
 from scenes.simulator.world import StaticColumns
@@ -41,20 +42,16 @@ def occupancy_truth(columns: StaticColumns, world_from_ego: np.ndarray, boxes_wo
 
 def _fill_static(state: np.ndarray, grid: VoxelGrid, columns: StaticColumns, world_from_ego: np.ndarray) -> None:
     nx, ny, nz = grid.shape
-    step = np.array(grid.voxel_m[:2]) / SUBCELLS
-    x = grid.min_ego_m[0] + (np.arange(nx * SUBCELLS) + 0.5) * step[0]
-    y = grid.min_ego_m[1] + (np.arange(ny * SUBCELLS) + 0.5) * step[1]
-    points_ego = np.stack([*np.meshgrid(x, y, indexing="ij"), np.zeros((len(x), len(y)))], axis=-1)
-    points_world = transform_points(world_from_ego, points_ego)[..., :2]
+    points_ego = _sample_points(grid)
+    world_xy = points_ego @ world_from_ego[:2, :2].T + world_from_ego[:2, 3]
     factor = OCCUPANCY_CELL_M / CELL_M
-    cell = np.round(((points_world - columns.origin_world) / CELL_M + 0.5) / factor - 0.5).astype(np.int64)
-    rows, cols = columns.filled.shape
-    inside = (cell >= 0).all(-1) & (cell[..., 0] < cols) & (cell[..., 1] < rows)
-    cell = np.where(inside[..., None], cell, 0)
-    bits = np.where(inside, columns.filled[cell[..., 1], cell[..., 0]], 0).astype(np.uint8)
-    road = np.where(inside, columns.road[cell[..., 1], cell[..., 0]], False)
-    bits = np.bitwise_or.reduce(bits.reshape(nx, SUBCELLS, ny, SUBCELLS), axis=(1, 3))
-    road_share = road.reshape(nx, SUBCELLS, ny, SUBCELLS).mean(axis=(1, 3))
+    cell = (((world_xy - columns.origin_world) / CELL_M + 0.5) / factor - 0.5).astype(np.float32)
+    bits, road = (
+        cv2.remap(raster, cell, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for raster in (columns.filled, columns.road)
+    )
+    bits = np.bitwise_or.reduce(np.bitwise_or.reduce(bits.reshape(nx, SUBCELLS, ny, SUBCELLS), axis=3), axis=1)
+    road_share = cv2.resize(road.astype(np.float32), (ny, nx), interpolation=cv2.INTER_AREA)
     heights = grid.min_ego_m[2] + np.arange(nz) * grid.voxel_m[2]
     for k, low in enumerate(heights):
         layer = round((low + 1.0) / 0.5)
@@ -62,6 +59,13 @@ def _fill_static(state: np.ndarray, grid: VoxelGrid, columns: StaticColumns, wor
             state[:, :, k][(bits >> layer) & 1 == 1] = OCCUPANCY_OTHER
         if low < 0 <= low + grid.voxel_m[2] + 1e-9:
             state[:, :, k] = np.where(road_share >= 0.5, OCCUPANCY_ROAD, OCCUPANCY_OTHER)
+
+
+@lru_cache(maxsize=2)
+def _sample_points(grid: VoxelGrid) -> np.ndarray:
+    """(X * SUBCELLS, Y * SUBCELLS, 2) x, y at which the ground is looked up."""
+    axes = [grid.min_ego_m[k] + (np.arange(grid.shape[k] * SUBCELLS) + 0.5) * (grid.voxel_m[k] / SUBCELLS) for k in range(2)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
 def _points_in_box(box: np.ndarray) -> np.ndarray:

@@ -92,17 +92,18 @@ def paint_sky(light: Light, rng: np.random.Generator) -> np.ndarray:
 
 
 def vignette(height_px: int, width_px: int, strength: float) -> np.ndarray:
-    """(H, W, 1) float32 factor that darkens the corners."""
-    v, u = np.mgrid[-1 : 1 : height_px * 1j, -1 : 1 : width_px * 1j]
-    return (1 - strength * np.clip((u**2 + v**2) / 2, 0, 1) ** 1.5).astype(np.float32)[:, :, None]
+    """(H, W) float32 factor that darkens the corners."""
+    v, u = np.linspace(-1, 1, height_px, dtype=np.float32)[:, None], np.linspace(-1, 1, width_px, dtype=np.float32)
+    square = np.minimum((u * u + v * v) / 2, 1)
+    return 1 - np.float32(strength) * square * np.sqrt(square)
 
 
 def rain_streaks(rng: np.random.Generator, height_px: int, width_px: int) -> np.ndarray:
-    """(H, W, 1) float32 brightness of falling drops."""
+    """(H, W) float32 brightness of falling drops."""
     layer = np.zeros((height_px, width_px), dtype=np.uint8)
     count = int(height_px * width_px * 0.0012)
     length = max(3, height_px // 14)
     tops = np.c_[rng.integers(0, width_px, count), rng.integers(-length, height_px, count)]
     for (x, y), slope, value in zip(tops, rng.uniform(-0.15, 0.25, count), rng.integers(12, 45, count), strict=True):
         cv2.line(layer, (int(x), int(y)), (int(x + slope * length), int(y + length)), int(value), 1, cv2.LINE_AA)
-    return layer.astype(np.float32)[:, :, None] / 255
+    return layer.astype(np.float32) / 255

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from scenes.boxes import Boxes
+from scenes.boxes import Boxes, box_corners
 from scenes.geometry import rigid_from_parts, rotation_from_yaw, wrap_angle
 from scenes.layers import Lane
 from scenes.simulator.actors import EGO_CENTER_AHEAD_M, TICK_S, Traffic
@@ -59,11 +59,9 @@ class World:
         """World boxes of everybody within `LABEL_REACH_M` of the ego vehicle, and their rows (M,) in `traffic.actors`."""
         poses, velocity = self.traffic.poses_at(time_s)
         row = np.flatnonzero(np.linalg.norm(poses[1:, :2] - poses[0, :2], axis=1) < LABEL_REACH_M)
-        actors = [self.traffic.actors[int(k)] for k in row]
-        size = np.array([actor.body.size_m for actor in actors]).reshape(-1, 3)
-        pose = poses[1 + row]
+        size, pose = self.traffic.sizes_m[row], poses[1 + row]
         box = np.concatenate([pose[:, :2], size[:, 2:] / 2, size, wrap_angle(pose[:, 2:]), velocity[1 + row]], axis=1)
-        return Boxes.make(box, [actor.body.class_id for actor in actors], [actor.track_id for actor in actors]), row
+        return Boxes.make(box, self.traffic.class_ids[row], self.traffic.track_ids[row]), row
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class StaticColumns:
     filled: np.ndarray
     """(R, C) uint8: bit k says that layer k (half a metre from z = -1 + k / 2) holds something static."""
     road: np.ndarray
-    """(R, C) bool."""
+    """(R, C) uint8, 1 on the road."""
 
 
 def build_world(config: SimulationConfig, rng: np.random.Generator, clip_index: int) -> World:
@@ -113,19 +111,27 @@ def solid_of_box(x: float, y: float, yaw: float, size_m) -> Solid:
     return Solid(corners, 0.0, size_m[2])
 
 
-def shadow_outline(solid: Solid, light: Light) -> np.ndarray:
-    """(P, 2) outline of a solid's shadow on the ground, its own footprint included."""
+def solids_of_boxes(box_world: np.ndarray) -> list[Solid]:
+    """The prisms of box rows (M, 9) that stand on the ground."""
+    return [Solid(corners[:4, :2], 0.0, float(height)) for corners, height in zip(box_corners(box_world), box_world[:, 5], strict=True)]
+
+
+def shadow_outlines(solids: list[Solid], light: Light) -> list[np.ndarray]:
+    """Outline (P, 2) of each solid's shadow on the ground, its own footprint included."""
     slide = -light.sun_direction[:2] / max(light.sun_direction[2], 0.08)
-    points = np.concatenate([solid.outline_world + slide * z for z in (max(solid.z0_m, 0.0), solid.z1_m)])
-    return cv2.convexHull(points.astype(np.float32)).reshape(-1, 2)
+    outlines = []
+    for solid in solids:
+        points = np.concatenate([solid.outline_world + slide * max(solid.z0_m, 0.0), solid.outline_world + slide * solid.z1_m])
+        outlines.append(cv2.convexHull(points.astype(np.float32))[:, 0])
+    return outlines
 
 
 def static_shadow(raster: GroundRaster, light: Light, solids: list[Solid]) -> np.ndarray:
     """(R / 2, C / 2) uint8 raster, 255 where the sun is hidden; contact shadows in any light."""
     rows, columns = raster.material.shape
     dark = np.zeros((rows // SHADOW_HALVING, columns // SHADOW_HALVING), dtype=np.uint8)
-    for solid in solids:
-        fill_polygon(dark, raster.cells(shadow_outline(solid, light)) / SHADOW_HALVING, 235)
+    for outline in shadow_outlines(solids, light):
+        fill_polygon(dark, raster.cells(outline) / SHADOW_HALVING, 235)
     return cv2.GaussianBlur(dark, (5, 5), 0)
 
 
@@ -165,7 +171,7 @@ def static_columns(raster: GroundRaster, solids: list[Solid]) -> StaticColumns:
             filled[window] |= scratch[window] * np.uint8(bits)
             scratch[window] = 0
     road = np.isin(raster.material, ROAD_MATERIALS).astype(np.uint8)
-    road = cv2.resize(road, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(bool)
+    road = cv2.resize(road, (columns, rows), interpolation=cv2.INTER_NEAREST)
     return StaticColumns(raster.origin_world, filled, road)
 
 
