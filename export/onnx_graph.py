@@ -87,7 +87,8 @@ class StepGraph(nn.Module):
         found = self.model.detections(output, next_state)  # type: ignore[operator]
         answers = {"boxes": found.box_BQ9, "scores": found.score_BQ, "classes": _narrow(found.class_BQ), "ids": _narrow(found.id_BQ)}
         if output.occupancy_BOXYZ is not None:
-            confidence, state = torch.softmax(output.occupancy_BOXYZ, dim=1).max(dim=1)
+            highest, state = output.occupancy_BOXYZ.max(dim=1)
+            confidence = 1.0 / torch.exp(output.occupancy_BOXYZ - highest[:, None]).sum(dim=1)  # the softmax of the highest alone
             answers |= {"occupancy": state.to(torch.int32), "occupancy_confidence": confidence}
         if output.flow_B2XYZ is not None:
             answers["flow"] = output.flow_B2XYZ

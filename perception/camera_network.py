@@ -35,9 +35,11 @@ class CameraNetwork(nn.Module):
         Pictures of dead cameras are replaced by zeros before, and their features after, so that nothing in them can matter.
         """
         alive = alive_BN.flatten()[:, None, None, None] > 0.5
-        pixels = images_BNHW3.flatten(0, 1).float()
-        pixels = torch.where(alive, pixels * self.scale + self.shift, torch.zeros_like(pixels))
-        levels = self.neck(self.backbone(pixels.permute(0, 3, 1, 2)))
+        pixels = images_BNHW3.flatten(0, 1).permute(0, 3, 1, 2).float()
+        pixels = pixels * self.scale[:, None, None] + self.shift[:, None, None]
+        if not torch.compiler.is_exporting():  # an exported graph takes whole numbers, which are always finite
+            pixels = torch.where(alive, pixels, torch.zeros_like(pixels))
+        levels = self.neck(self.backbone(pixels))
         levels[0] = levels[0] + self.geometry(geometry_BNGhw.flatten(0, 1).to(levels[0].dtype))
         depth = self.depth(levels[0], ground_BNDhw.flatten(0, 1).to(levels[0].dtype))
         return [torch.where(alive, level, torch.zeros_like(level)) for level in levels], depth
