@@ -155,7 +155,7 @@ class Verification:
 
 
 ROW_GROUPS = (
-    ("boxes", ("boxes", "scores"), ("classes", "ids")),
+    ("boxes", ("boxes", "scores", "velocities"), ("classes", "ids")),
     ("next_box", ("next_box", "next_score", "next_query", "next_age"), ("next_id",)),
 )
 """Tensors whose rows belong together: key that pairs them, numbers, integers."""
@@ -248,7 +248,7 @@ def align_rows(reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
         distance = np.abs(features[0][:, None] - features[1][None]).max(axis=-1)
         rows, columns = linear_sum_assignment(np.nan_to_num(distance, nan=1e9, posinf=1e9))
         order = columns[np.argsort(rows)]
-        for name in (*numbers, *integers):
+        for name in {*numbers, *integers} & set(other):
             aligned[name] = other[name][:, order]
         reordered |= bool((order != np.arange(len(order))).any())
     return aligned, reordered
