@@ -20,7 +20,8 @@ from rich.table import Table
 
 from export.networks import load_network
 from export.runner import OnnxNetwork
-from export.verify import step_input, synthetic_steps
+from export.synthetic import synthetic_steps
+from export.verify import step_input
 from scenes.rigs import default_rig
 
 MEMORY_CODE = """

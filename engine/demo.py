@@ -14,10 +14,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from engine.report import Curve, Report, smooth
 from scenes.atomic import read_json
 from scenes.clips import Clip, find_clips
 from scenes.errors import SurroundError
+from scenes.report import Curve, Report, smooth
 from scenes.show.draw import bev_view, camera_sheet, occupancy_view
 
 console = Console()

@@ -22,7 +22,7 @@ from export.manifest import manifest_path
 from export.networks import load_network
 from export.roofline import DEVICES, bound_ms, device_of, node_costs
 from export.runner import OnnxNetwork
-from export.verify import synthetic_steps
+from export.synthetic import synthetic_steps
 from scenes.atomic import atomic_file, write_json
 from scenes.errors import ConfigError
 from scenes.rigs import default_rig

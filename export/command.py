@@ -21,7 +21,8 @@ from export.onnx_graph import MAX_CAMERAS, OPSET, attach_manifest, export_model,
 from export.precision import PrecisionChoice, choose_parts, record_steps
 from export.runner import OnnxNetwork, initial_state
 from export.split import part_paths, split_graph
-from export.verify import Verification, require, synthetic_steps, verification_rigs, verify
+from export.synthetic import synthetic_steps, verification_rigs
+from export.verify import Verification, require, verify
 from scenes.atomic import atomic_file, write_json
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError

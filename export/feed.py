@@ -6,6 +6,7 @@ its deadline: a camera that has not delivered by then is not alive in that step,
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,32 +18,52 @@ ResizePlan = tuple[int, int, int, int]
 """Resized width, resized height, left, top: see `scenes.cameras.network_camera`."""
 
 
-def _axis_weights(source: int, target: int) -> np.ndarray:
-    """(target, source) float32: each row averages the source pixels that its target pixel covers (cv2.INTER_AREA)."""
-    edges = np.arange(target + 1) * (source / target)
-    left, right = edges[:-1, None], edges[1:, None]
+Bands = tuple[tuple[int, np.ndarray], ...]
+"""For each target pixel of an axis: the first source pixel that it reads, and float32 weights from there on."""
+
+
+@lru_cache(maxsize=64)
+def _bands(source: int, target: int, area: bool) -> Bands:
+    """Averages over what a target pixel covers (cv2.INTER_AREA), or bilinear with half-pixel centres (cv2.INTER_LINEAR)."""
     pixels = np.arange(source)[None]
-    covered = np.clip(np.minimum(right, pixels + 1) - np.maximum(left, pixels), 0, None)
-    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+    if area:
+        edges = np.arange(target + 1) * (source / target)
+        left, right = edges[:-1, None], edges[1:, None]
+        weights = np.clip(np.minimum(right, pixels + 1) - np.maximum(left, pixels), 0, None)
+        weights /= weights.sum(axis=1, keepdims=True)
+    else:
+        centre = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+        weights = np.clip(1 - np.abs(centre[:, None] - pixels), 0, None)
+    bands = []
+    for row in weights.astype(np.float32):
+        used = np.flatnonzero(row > 1e-6)
+        bands.append((int(used[0]), row[used[0] : used[-1] + 1]))
+    return tuple(bands)
 
 
-def _linear_weights(source: int, target: int) -> np.ndarray:
-    """(target, source) float32 of bilinear scaling with half-pixel centres (cv2.INTER_LINEAR)."""
-    centre = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
-    return np.clip(1 - np.abs(centre[:, None] - np.arange(source)[None]), 0, None).astype(np.float32)
+def _resample(values: np.ndarray, bands: Bands, first_row: int = 0) -> np.ndarray:
+    """(target, K) float32 from (source, K) float32; row 0 of `values` is source pixel `first_row`."""
+    result = np.empty((len(bands), values.shape[1]), dtype=np.float32)
+    for row, (start, weights) in enumerate(bands):
+        result[row] = weights @ values[start - first_row : start - first_row + len(weights)]
+    return result
 
 
 def resize_and_crop(image: np.ndarray, plan: ResizePlan, height_px: int) -> np.ndarray:
     """(height_px, W, 3) uint8 by the plan: the numpy twin of `scenes.packing.resize_and_crop`, within one grey level of it."""
     width, resized_height, _, top = plan
     if image.shape[:2] != (resized_height, width):
-        kernel = _axis_weights if image.shape[1] >= width else _linear_weights
-        rows, columns = kernel(image.shape[0], resized_height), kernel(image.shape[1], width)
-        shrunk = np.tensordot(rows, image.astype(np.float32), axes=(1, 0))  # (h, W, 3)
-        shrunk = np.tensordot(columns, shrunk, axes=(1, 1)).transpose(1, 0, 2)  # (h, w, 3)
+        area = image.shape[1] >= width
+        rows = _bands(image.shape[0], resized_height, area)[max(top, 0) : max(top, 0) + height_px]
+        first, last = rows[0][0], rows[-1][0] + len(rows[-1][1])  # rows that would be cut off are not even read
+        shrunk = _resample(image[first:last].reshape(last - first, -1).astype(np.float32), rows, first)  # (h, source W * 3)
+        across = np.ascontiguousarray(shrunk.reshape(len(rows), -1, 3).transpose(1, 0, 2)).reshape(image.shape[1], -1)
+        shrunk = _resample(across, _bands(image.shape[1], width, area)).reshape(width, len(rows), 3).transpose(1, 0, 2)
         image = np.clip(np.rint(shrunk), 0, 255).astype(np.uint8)
+    elif top > 0:
+        image = image[top : top + height_px]
     if top >= 0:
-        return image[top : top + height_px]
+        return image
     return np.concatenate([np.zeros((-top, *image.shape[1:]), dtype=image.dtype), image])
 
 
@@ -142,7 +163,23 @@ class FeedCounters:
     replaced: int = 0
     unknown_camera: int = 0
     bad_pose: int = 0
+    bad_stamp: int = 0
     incomplete_steps: int = 0
+
+
+def _is_stamp(value) -> bool:
+    """A time stamp is a whole number of nanoseconds; NaN, None and text are not."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_rigid(dst_from_src) -> bool:
+    """Whether it is a finite 4x4 matrix that turns and moves without scaling or mirroring."""
+    matrix = np.asarray(dst_from_src)
+    if matrix.shape != (4, 4) or matrix.dtype.kind not in "fiu" or not np.isfinite(matrix).all():
+        return False
+    rotation = matrix[:3, :3].astype(np.float64)
+    straight = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
+    return bool(straight and np.array_equal(matrix[3], [0, 0, 0, 1]))
 
 
 @dataclass
@@ -168,12 +205,15 @@ class StepFeed:
     _strayed: set[str] = field(default_factory=set)
 
     def push_pose(self, timestamp_ns: int, world_from_ego: np.ndarray) -> None:
-        """An ego pose; poses that are not finite or not newer than the last one are dropped."""
+        """An ego pose; what is no rigid transform or not newer than the last one is counted and dropped."""
+        if not _is_stamp(timestamp_ns):
+            self.counters.bad_stamp += 1
+            return
         jumped_back = bool(self._pose_times_ns) and timestamp_ns < self._pose_times_ns[-1] - self.max_gap_s * NS_PER_S
         if jumped_back:
             self._pose_times_ns, self._poses = [], []
         old = bool(self._pose_times_ns) and timestamp_ns <= self._pose_times_ns[-1]
-        if np.shape(world_from_ego) != (4, 4) or not np.isfinite(world_from_ego).all() or old:
+        if old or not _is_rigid(world_from_ego):
             self.counters.bad_pose += 1
             return
         self._pose_times_ns.append(int(timestamp_ns))
@@ -184,6 +224,9 @@ class StepFeed:
         """A picture of one camera, taken at `timestamp_ns`. Nothing is raised: what cannot be used is counted and dropped."""
         if camera not in self.camera_names:
             self.counters.unknown_camera += 1
+            return
+        if not _is_stamp(timestamp_ns):
+            self.counters.bad_stamp += 1
             return
         if self._reference_ns is None:
             self._reference_ns = int(timestamp_ns)

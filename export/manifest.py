@@ -129,11 +129,19 @@ def manifest_path(onnx_path: Path) -> Path:
     return Path(f"{onnx_path}.json")
 
 
-def check_beside(path: Path) -> None:
-    """Refuses a file whose bytes are not those that its manifest beside it was written for; no manifest beside it is fine."""
+def check_beside(path: Path, inside: Manifest) -> None:
+    """Refuses a file whose manifest beside it was written for other bytes or says other things; none beside it is fine."""
     beside = manifest_path(path)
     if not beside.is_file():
         return
-    told = json.loads(beside.read_text()).get("file_sha256")
-    if told and told != sha256_of_file(path):
+    try:
+        told = json.loads(beside.read_text())
+        file_hash = told.pop("file_sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{beside}: not the manifest of an exported file ({error!r}); export again or delete it") from error
+    if file_hash != sha256_of_file(path):
         raise DataError(f"{path}: its bytes are not those that {beside.name} was written for; export or copy both again")
+    here = json.loads(inside.dumps())
+    other = sorted(name for name in {*here, *told} if here.get(name) != told.get(name))
+    if other:
+        raise DataError(f"{beside}: says other things than the file itself ({', '.join(other)}); export or copy both again")

@@ -19,6 +19,7 @@ from export.manifest import MANIFEST_KEY, Manifest, StateSpec, TensorSpec
 from export.simplify import merge_batch_norms, name_outputs, tidy
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
+from scenes.boxes import Box3D
 from scenes.errors import ConfigError, DataError
 from scenes.layers import OCCUPANCY_STATES, VoxelGrid
 
@@ -58,6 +59,7 @@ ANSWER_MEANINGS = {
         "m, rad, m/s", "ego", "x, y, z of the centre, length, width, height, yaw about +z from +x to +y, vx, vy over ground"
     ),
     "scores": InputMeaning("probability", "", "falling; 0 marks an empty place"),
+    "velocities": InputMeaning("m/s", "ego", "vx, vy over ground: the last two columns of boxes"),
     "classes": InputMeaning("", "", "index into class_names"),
     "ids": InputMeaning("", "", "persistent object id within a drive; -1 for none yet or an empty place"),
     "occupancy": InputMeaning("", "ego", "most likely state per voxel, index into occupancy.states"),
@@ -85,7 +87,8 @@ class StepGraph(nn.Module):
 
     def _answers(self, output, next_state: WorldState) -> dict[str, Tensor]:
         found = self.model.detections(output, next_state)  # type: ignore[operator]
-        answers = {"boxes": found.box_BQ9, "scores": found.score_BQ, "classes": _narrow(found.class_BQ), "ids": _narrow(found.id_BQ)}
+        answers = {"boxes": found.box_BQ9, "scores": found.score_BQ, "velocities": found.box_BQ9[..., Box3D.VX : Box3D.VY + 1]}
+        answers |= {"classes": _narrow(found.class_BQ), "ids": _narrow(found.id_BQ)}
         if output.occupancy_BOXYZ is not None:
             highest, state = output.occupancy_BOXYZ.max(dim=1)
             confidence = 1.0 / torch.exp(output.occupancy_BOXYZ - highest[:, None]).sum(dim=1)  # the softmax of the highest alone

@@ -16,7 +16,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 from rich.console import Console
 from rich.table import Table
 
-from export.lint import attribute, read_onnx
+from export.lint import read_onnx
+from export.lint_graph import attribute
 from scenes.errors import ConfigError, DataError
 
 TERA, GIGA = 1e12, 1e9

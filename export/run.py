@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from export.feed import Picture, StepPacker
-from export.manifest import check_beside
 from export.runner import OnnxNetwork, SplitNetwork, StepResult, StreamRunner
 from scenes.boxes import CLASS_NAMES, Boxes
 from scenes.clips import Clip, find_clips
@@ -93,10 +92,7 @@ def run_clip(
 
 
 def open_network(file: Path, encoder: Path | None = None, provider: str = "cpu", threads: int | None = None) -> OnnxNetwork | SplitNetwork:
-    """A whole graph, or the two parts of a split one; bytes that do not fit the manifest beside them are refused."""
-    for path in (file, encoder):
-        if path is not None:
-            check_beside(path)
+    """A whole graph, or the two parts of a split one."""
     if encoder is None:
         return OnnxNetwork(file, provider, threads)
     parts = OnnxNetwork(encoder, provider, threads, part="encoder"), OnnxNetwork(file, provider, threads, part="fusion")

@@ -8,10 +8,10 @@ compared within the pairs, and ids up to renaming that lasts for the whole drive
 Where the network itself has no answer, none can be compared: in a flat heatmap the hundredth peak is chosen by the last bits. A step
 that differs is therefore asked again in torch with its calibration moved by 1e-5; if torch moves as far as onnxruntime, the step is
 decided by ties: only its dense answers are held to the tolerance, and both sides go on from torch's state. Such steps are counted and
-told; in a network that has learned they are rare.
+told; in a network that has learned they are rare, and a file with more than `MAX_TIED_SHARE` of them is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -20,92 +20,19 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from export.feed import Picture, StepPacker
 from export.onnx_graph import StepGraph, narrow_state, plain_name
 from export.runner import OnnxNetwork, SplitNetwork
+from export.synthetic import synthetic_steps, verification_rigs
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
 from scenes.errors import DataError
-from scenes.geometry import NS_PER_S, Trajectory, invert_rigid, rigid_from_parts, rotation_from_yaw
-from scenes.rigs import Rig, default_rig, ego_from_cam_looking, fisheye_camera, pinhole_camera
+from scenes.rigs import Rig
 
 TOLERANCE = 1e-3
 NUDGE = 1e-5
 """Relative change of the calibration, about what summing in another order does to the features."""
-
-
-def five_camera_rig(height_px: int, width_px: int) -> Rig:
-    """A small car: front fisheye, four pinholes at the corners of the roof."""
-    size = (width_px, height_px)
-    corners = {"front": 0, "left": 80, "rear": 180, "right": -80}
-    pinholes = [
-        pinhole_camera(name, np.deg2rad(90), *size, ego_from_cam_looking((1.0, 0.0, 1.6), np.deg2rad(yaw), 0.03), (-0.1, 0.02))
-        for name, yaw in corners.items()
-    ]
-    wide = fisheye_camera("wide", np.deg2rad(170), *size, ego_from_cam_looking((2.0, 0.0, 1.0), 0.0, 0.15), (0.02, -0.004, 0.001))
-    return Rig((wide, *pinholes))
-
-
-def six_camera_rig(height_px: int, width_px: int) -> Rig:
-    """Six pinholes all around, at the yaw angles of nuScenes."""
-    size = (width_px, height_px)
-    yaws = {"front": (0, 70), "front_left": (55, 70), "front_right": (-55, 70), "back": (180, 110), "back_left": (110, 70)}
-    yaws["back_right"] = (-110, 70)
-    return Rig(
-        tuple(
-            pinhole_camera(name, np.deg2rad(fov), *size, ego_from_cam_looking((1.0, 0.0, 1.5), np.deg2rad(yaw)))
-            for name, (yaw, fov) in yaws.items()
-        )
-    )
-
-
-def verification_rigs(input_hw: tuple[int, int], num_cameras: int | None = None) -> list[Rig]:
-    """Rigs of 5, 6 and 8 cameras at network size (5 and 8 with a fisheye); those that fit a graph with a fixed number."""
-    rigs = [five_camera_rig(*input_hw), six_camera_rig(*input_hw), default_rig(*input_hw)]
-    if num_cameras is None:
-        return rigs
-    return [Rig(rig.cameras[:num_cameras]) for rig in rigs]
-
-
-def synthetic_pictures(rig: Rig, seed: int) -> dict[str, np.ndarray]:
-    """Random blotches of several sizes with noise: pictures that excite every filter."""
-    generator = np.random.default_rng(seed)
-    pictures = {}
-    for camera in rig.cameras:
-        height, width = camera.height_px, camera.width_px
-        picture = generator.normal(0, 12, (height, width, 3))
-        for cell in (4, 16, 48):
-            rows, columns = -(-height // cell), -(-width // cell)
-            coarse = generator.normal(0, 35, (rows, columns, 3))
-            picture += np.kron(coarse, np.ones((cell, cell, 1)))[:height, :width]
-        pictures[camera.name] = np.clip(picture + 110, 0, 255).astype(np.uint8)
-    return pictures
-
-
-def synthetic_steps(
-    rig: Rig, config: ModelConfig, steps: int, seed: int = 0, num_rows: int | None = None
-) -> Iterator[dict[str, np.ndarray]]:
-    """Graph inputs of a drive at 8 m/s in a curve; cameras fire within 30 ms, the second is dead in every fourth step."""
-    generator = np.random.default_rng(seed)
-    seconds = np.arange(steps * 5 + 6) * 0.1
-    heading = 0.1 * np.sin(seconds) + 0.05 * seconds
-    path = np.stack([8 * seconds, 0.4 * seconds**1.5, 0.1 * np.sin(seconds)], axis=1)
-    trajectory = Trajectory((seconds * NS_PER_S).astype(np.int64), rigid_from_parts(rotation_from_yaw(heading), path))
-    packer = StepPacker(rig.cameras, config.input_hw, num_rows)
-    references_ns = [round((0.2 + 0.5 * index) * NS_PER_S) for index in range(steps)]
-    for index, reference_ns in enumerate(references_ns):
-        pictures = {}
-        for row, (name, image) in enumerate(synthetic_pictures(rig, seed * 1000 + index).items()):
-            stamp = reference_ns + int(generator.integers(-30, 31)) * 1_000_000
-            dead = index % 4 == 3 and row == 1
-            pictures[name] = Picture(stamp, None if dead else image, trajectory.at(stamp))
-        world_from_ego = trajectory.at(reference_ns)
-        inputs, _ = packer.pack(reference_ns, pictures, world_from_ego)
-        prev_from_world = invert_rigid(trajectory.at(references_ns[max(index - 1, 0)]))
-        prev_from_ego = prev_from_world @ world_from_ego
-        inputs["dt"] = np.array([0.5 if index else 0.0], dtype=np.float32)
-        inputs["prev_from_ego"] = prev_from_ego[None].astype(np.float32)
-        yield inputs
+MAX_TIED_SHARE = 0.25
+"""With more steps than this decided by ties, too little was compared for a file to be called verified."""
 
 
 def step_input(inputs: dict[str, np.ndarray]) -> StepInput:
@@ -213,7 +140,7 @@ def dense_only(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value for name, value in outputs.items() if name in DENSE_OUTPUTS}
 
 
-def is_tied(graph: "StepGraph", inputs: dict[str, np.ndarray], state: WorldState, reference: dict[str, np.ndarray], error: float) -> bool:
+def is_tied(graph: StepGraph, inputs: dict[str, np.ndarray], state: WorldState, reference: dict[str, np.ndarray], error: float) -> bool:
     """Does torch itself differ from `reference` by a comparable error when the calibration is nudged?"""
     for sign in (1.0, -1.0):
         nudged = {**inputs, "intrinsics": inputs["intrinsics"] * np.float32(1 + sign * NUDGE)}
@@ -262,6 +189,34 @@ def torch_outputs(graph: StepGraph, step: StepInput, state: WorldState) -> tuple
     return {name: tensor.numpy() for name, tensor in named.items()}, next_state
 
 
+def compare_drive(
+    graph: StepGraph,
+    networks: Sequence[OnnxNetwork | SplitNetwork],
+    comparisons: Sequence[Comparison],
+    drive: Iterable[dict[str, np.ndarray]],
+    name: str = "",
+) -> None:
+    """Streams one drive through torch and through every network, each with its own carried state; a comparison a network."""
+    torch_state: WorldState = graph.model.empty_state(1, "cpu")  # type: ignore[operator]
+    states = [network.empty_state() for network in networks]
+    for comparison in comparisons:
+        comparison.new_drive(name)
+    for inputs in drive:
+        reference, next_state = torch_outputs(graph, step_input(inputs), torch_state)
+        for index, (network, comparison) in enumerate(zip(networks, comparisons, strict=True)):
+            answers, states[index] = network(inputs, states[index])
+            pairs = network.manifest.state
+            got = {**answers, **{s.output: states[index][s.input].numpy() for s in pairs}}
+            error = step_error(reference, got)
+            if error > TOLERANCE and is_tied(graph, inputs, torch_state, reference, error):
+                comparison.found.tied_steps += 1
+                comparison.add(dense_only(reference), dense_only(got))
+                states[index] = network.state_of({s.input: reference[s.output] for s in pairs})
+            else:
+                comparison.add(reference, got)
+        torch_state = next_state
+
+
 def verify(
     path: Path,
     model: nn.Module,
@@ -271,35 +226,29 @@ def verify(
     seed: int = 0,
     network: OnnxNetwork | SplitNetwork | None = None,
 ) -> Verification:
-    """Streams `steps` synthetic steps of every rig through torch and through the file, each with its own carried state."""
+    """Streams `steps` synthetic steps of every rig through torch and through the file."""
     network = network or OnnxNetwork(path)
-    graph = StepGraph(model).eval()
-    rigs = rigs or verification_rigs(config.input_hw, network.manifest.num_cameras)
-    comparison = Comparison()
-    for number, rig in enumerate(rigs):
+    num_cameras = network.manifest.num_cameras
+    graph, comparison = StepGraph(model).eval(), Comparison()
+    for number, rig in enumerate(rigs or verification_rigs(config.input_hw, num_cameras)):
         fisheyes = sum(camera.lens.value == "fisheye" for camera in rig.cameras)
-        comparison.new_drive(f"{len(rig)} cameras, {fisheyes} fisheye")
-        torch_state, onnx_state = model.empty_state(1, "cpu"), network.empty_state()  # type: ignore[operator]
-        for inputs in synthetic_steps(rig, config, steps, seed + number, network.manifest.num_cameras):
-            reference, next_state = torch_outputs(graph, step_input(inputs), torch_state)
-            answers, onnx_state = network(inputs, onnx_state)
-            got = {**answers, **{s.output: onnx_state[s.input].numpy() for s in network.manifest.state}}
-            error = step_error(reference, got)
-            if error > TOLERANCE and is_tied(graph, inputs, torch_state, reference, error):
-                comparison.found.tied_steps += 1
-                comparison.add(dense_only(reference), dense_only(got))
-                onnx_state = network.state_of({s.input: reference[s.output] for s in network.manifest.state})
-            else:
-                comparison.add(reference, got)
-            torch_state = next_state
+        drive = synthetic_steps(rig, config, steps, seed + number, num_cameras)
+        compare_drive(graph, [network], [comparison], drive, f"{len(rig)} cameras, {fisheyes} fisheye")
     return comparison.found
 
 
 def require(found: Verification, path: Path, tolerance: float = TOLERANCE, integer_tolerance: float = TOLERANCE) -> None:
-    """Refuses a file that does not compute what the network computes, with `DataError`."""
+    """Refuses a file that does not compute what the network computes, or of which too little could be compared, with `DataError`."""
     if found.max_error > tolerance or found.mismatch_share > integer_tolerance:
         worst = found.to_json()
         raise DataError(
             f"{path}: onnxruntime differs from torch by {found.max_error:.3g} (relative, in {worst['worst_tensor']!r}; allowed "
             f"{tolerance:g}) and in {found.mismatch_share:.3g} of the integers; the file was not kept, try --sampler gather"
+        )
+    steps = len(found.error_by_step)
+    if found.tied_steps > MAX_TIED_SHARE * steps:
+        raise DataError(
+            f"{path}: {found.tied_steps} of {steps} steps are decided by ties within the network (torch itself chooses other objects "
+            f"when its calibration moves by {NUDGE:g}), at most {MAX_TIED_SHARE:.0%} may be; the file was not kept: train the network "
+            "further, or export with --steps 20 or more"
         )

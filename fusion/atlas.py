@@ -68,6 +68,8 @@ class Atlas:
 
     levels: list[Tensor]
     """(B, C, N*h, w) per level."""
+    maps: list[Tensor]
+    """(B*N, C, h, w) per level: the same before they were stacked."""
     cameras: int
     lenses: Lenses
     sampler: str
@@ -77,11 +79,38 @@ class Atlas:
     def stack(cls, levels: list[Tensor], lenses: Lenses, sampler: str) -> "Atlas":
         """From levels (B*N, C, h, w) in camera order."""
         batch, cameras = lenses.alive_BN.shape
-        return cls([stack_cameras(level, batch) for level in levels], cameras, lenses, sampler)
+        return cls([stack_cameras(level, batch) for level in levels], levels, cameras, lenses, sampler)
 
     def sample(self, views: Views, level: int) -> Tensor:
         """Features (B, C, V, P) of one level; not yet masked by visibility."""
-        return sample_stacked(self.levels[level], self.cameras, self.lenses.size_wh, views, self.sampler)
+        return sample_stacked(self.levels[level], self.cameras, self.lenses.size_wh, views)
+
+    def seen(self, views: Views) -> Tensor:
+        """Features (B, P, L, C) of all levels, the mean of the views that see a point; zero where none does."""
+        visible = views.visible_BVP / views.visible_BVP.sum(1, keepdim=True).clamp(min=1.0)
+        if self.sampler == "gather":
+            return torch.stack([self._gathered(level, views, visible) for level in self.maps], dim=2)
+        samples = torch.stack([self.sample(views, level) for level in range(len(self.levels))], dim=2)  # B C L V P
+        return (samples * visible[:, None, None].to(samples.dtype)).sum(3).permute(0, 3, 2, 1)
+
+    def _gathered(self, maps: Tensor, views: Views, weight_BVP: Tensor) -> Tensor:
+        """(B, P, C) of one level: whole map pixels fetched and mixed."""
+        pixel, share = corners(maps, self.cameras, self.lenses.size_wh, views)
+        return mix_pixels(pixel_rows(maps), pixel, share * weight_BVP[..., None])
+
+
+def pixel_rows(maps: Tensor) -> Tensor:
+    """(B*N, C, h, w) to (B*N*h*w, C): one row a map pixel, counted through clips, cameras, rows and columns."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def mix_pixels(rows: Tensor, pixel_BVP4: Tensor, weight_BVP4: Tensor) -> Tensor:
+    """(B, P, C): for every point the weighted sum of the V * 4 rows that it names. A gather and a small matrix product."""
+    batch, _, points, _ = pixel_BVP4.shape
+    pixel = pixel_BVP4.permute(0, 2, 1, 3).reshape(-1)
+    weight = weight_BVP4.permute(0, 2, 1, 3).reshape(batch * points, 1, -1)
+    found = rows.index_select(0, pixel).reshape(batch * points, -1, rows.shape[1])
+    return (weight.to(rows.dtype) @ found).reshape(batch, points, -1)
 
 
 def stack_cameras(maps: Tensor, batch: int) -> Tensor:
@@ -90,55 +119,37 @@ def stack_cameras(maps: Tensor, batch: int) -> Tensor:
     return maps.reshape(batch, -1, channels, rows, columns).transpose(1, 2).reshape(batch, channels, -1, columns)
 
 
-def stacked_coordinates(stacked: Tensor, cameras: int, size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
-    """Column and row (B, V, P) of the views' pixels in a stacked map, in map pixels, clamped into the own camera's strip."""
-    rows, columns = stacked.shape[2] // cameras, stacked.shape[3]
+def stacked_coordinates(map_hw: tuple[int, int], size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
+    """Column and row (B, V, P) of the views' pixels in a stack of maps of size `map_hw`, clamped into the own camera's strip."""
+    rows, columns = map_hw
     width, height = size_wh
     column = ((views.u_BVP + 0.5) * (columns / width) - 0.5).clamp(0.0, columns - 1.0)
     row = ((views.v_BVP + 0.5) * (rows / height) - 0.5).clamp(0.0, rows - 1.0)
     return column, row + views.camera_BVP.float() * rows
 
 
-def sample_stacked(stacked: Tensor, cameras: int, size_wh: tuple[int, int], views: Views, sampler: str) -> Tensor:
+def sample_stacked(stacked: Tensor, cameras: int, size_wh: tuple[int, int], views: Views) -> Tensor:
     """Bilinear samples (B, C, V, P) of a stacked map (B, C, N*h, w) at the views' pixels."""
-    column, row = stacked_coordinates(stacked, cameras, size_wh, views)
-    if sampler == "gather":
-        return _sample_by_gather(stacked, column, row)
+    column, row = stacked_coordinates((stacked.shape[2] // cameras, stacked.shape[3]), size_wh, views)
     total_rows, columns = stacked.shape[2], stacked.shape[3]
     grid = torch.stack([(column + 0.5) * (2.0 / columns) - 1.0, (row + 0.5) * (2.0 / total_rows) - 1.0], dim=-1)
     return functional.grid_sample(stacked, grid.to(stacked.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def stacked_corners(stacked: Tensor, cameras: int, size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
-    """The four map pixels around each view's pixel and their bilinear shares, both (B, V, P, 4).
+def corners(maps: Tensor, cameras: int, size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
+    """The four pixels of maps (B*N, C, h, w) around each view's pixel and their bilinear shares, both (B, V, P, 4).
 
-    Pixels count through the whole batch: clip, then row, then column.
+    Pixels count through the whole batch: clip, then camera, then row, then column.
     """
-    column, row = stacked_coordinates(stacked, cameras, size_wh, views)
-    total_rows, columns = stacked.shape[2], stacked.shape[3]
+    columns, total_rows = maps.shape[3], cameras * maps.shape[2]
+    column, row = stacked_coordinates((maps.shape[2], columns), size_wh, views)
     left, top = column.floor(), row.floor()
     right_share, low_share = column - left, row - top
     left, top = left.long(), top.long()
     right, low = (left + 1).clamp(max=columns - 1), (top + 1).clamp(max=total_rows - 1)
-    clip = torch.arange(stacked.shape[0], device=stacked.device)[:, None, None] * total_rows
+    clip = torch.arange(maps.shape[0] // cameras, device=maps.device)[:, None, None] * total_rows
     upper_row, lower_row = (clip + top) * columns, (clip + low) * columns
     pixel = torch.stack([upper_row + left, upper_row + right, lower_row + left, lower_row + right], dim=-1)
     left_share, top_share = 1 - right_share, 1 - low_share
     share = torch.stack([top_share * left_share, top_share * right_share, low_share * left_share, low_share * right_share], dim=-1)
     return pixel, share
-
-
-def _sample_by_gather(stacked: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """The same by four gathers of whole map pixels."""
-    total_rows, columns = stacked.shape[2], stacked.shape[3]
-    left, top = column.floor(), row.floor()
-    right_share, low_share = column - left, row - top
-    right, low = (left + 1).clamp(max=columns - 1), (top + 1).clamp(max=total_rows - 1)
-    flat = stacked.flatten(2)
-
-    def corner(y: Tensor, x: Tensor, share: Tensor) -> Tensor:
-        index = (y * columns + x).long().flatten(1)[:, None].expand(-1, flat.shape[1], -1)
-        return flat.gather(2, index).reshape(*flat.shape[:2], *column.shape[1:]) * share[:, None].to(stacked.dtype)
-
-    upper = corner(top, left, (1 - low_share) * (1 - right_share)) + corner(top, right, (1 - low_share) * right_share)
-    return upper + corner(low, left, low_share * (1 - right_share)) + corner(low, right, low_share * right_share)

@@ -154,10 +154,7 @@ class SampledAttention(nn.Module):
         batch, queries = tokens.shape[:2]
         velocity = box[:, :, None, 7:9].expand(-1, -1, self.points, -1).reshape(batch, -1, 2)
         views = best_views(points.reshape(batch, -1, 3), atlas.lenses, velocity)
-        samples = torch.stack([atlas.sample(views, level) for level in range(self.levels)], dim=2)  # B Cn L V QP
-        visible = views.visible_BVP[:, None, None]
-        samples = (samples * visible.to(samples.dtype)).sum(3) / visible.sum(3).clamp(min=1.0).to(samples.dtype)  # mean over views
-        samples = samples.reshape(batch, -1, self.levels, queries, self.points).permute(0, 3, 4, 2, 1)  # B Q P L Cn
+        samples = atlas.seen(views).reshape(batch, queries, self.points, self.levels, -1)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
         logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, self.points, self.levels)
         logits = logits + ((seen - 1.0) * 1e4)[:, :, None, :, None]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.atlas import VIEWS, Atlas, Views, best_views, sample_stacked, stack_cameras, stacked_corners
+from fusion.atlas import VIEWS, Atlas, Views, best_views, corners, mix_pixels, pixel_rows, sample_stacked, stack_cameras
 from fusion.grid import BevGrid
 from perception.blocks import conv_norm_relu
 from perception.depth import DepthBins
@@ -35,38 +35,42 @@ class Lifting(nn.Module):
         batch = atlas.lenses.alive_BN.shape[0]
         points = self.points_ZXY3.reshape(1, -1, 3).expand(batch, -1, -1)
         views = best_views(points, atlas.lenses)
-        values = self.values(atlas.levels[0])
-        probability = stack_cameras(depth_logits.float().softmax(1), batch)
-        pull = self._pull_by_bags if atlas.sampler == "bag" else self._pull_by_samples
-        lifted, weight = pull(atlas, views, values, probability)
+        pull = self._pull_by_samples if atlas.sampler == "gridsample" else self._pull_by_pixels
+        lifted, weight = pull(atlas, views, depth_logits)
         evidence = torch.stack([weight.sum(1), views.visible_BVP.sum(1) * 0.5], dim=1).to(lifted.dtype)
         per_point = torch.cat([lifted, evidence], dim=1)
         return self.merge(per_point.reshape(batch, -1, *self.grid.shape))
 
-    def _pull_by_samples(self, atlas: Atlas, views: Views, values: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
+    def _pull_by_samples(self, atlas: Atlas, views: Views, depth_logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted features (B, C, P) and weights (B, V, P) by sampling both maps; the depth at a sample is interpolated by a hat."""
 
         def sampled(stacked: Tensor) -> Tensor:
-            return sample_stacked(stacked, atlas.cameras, atlas.lenses.size_wh, views, atlas.sampler)
+            return sample_stacked(stacked, atlas.cameras, atlas.lenses.size_wh, views)
 
+        probability = stack_cameras(depth_logits.float().softmax(1), views.visible_BVP.shape[0])
         hat = self.bins.hat(self.bins.position(views.distance_BVP)[:, None], dim=1)
         weight = ((sampled(probability) * hat).sum(1) + MIN_WEIGHT) * views.visible_BVP
-        return (sampled(values) * weight[:, None].to(values.dtype)).sum(2), weight
+        return (sampled(self.values(atlas.levels[0])) * weight[:, None].to(depth_logits.dtype)).sum(2), weight
 
-    def _pull_by_bags(self, atlas: Atlas, views: Views, values: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
-        """The same numbers by gathering only what counts: 2 views x 4 pixels x 2 bins a point. Much faster on a processor."""
-        batch, channels = values.shape[:2]
-        pixel, share = stacked_corners(values, atlas.cameras, atlas.lenses.size_wh, views)  # B V P 4
+    def _pull_by_pixels(self, atlas: Atlas, views: Views, depth_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The same numbers by fetching only what counts: 2 views x 4 pixels x 2 bins a point. Much faster on a processor."""
+        pixel, share = corners(atlas.maps[0], atlas.cameras, atlas.lenses.size_wh, views)  # B V P 4
         position = self.bins.position(views.distance_BVP)
         lower = position.floor().clamp(max=self.bins.bins - 2.0)
         upper_share = (position - lower)[..., None]
         voxel = pixel * self.bins.bins + lower.long()[..., None]
-        flat = probability.permute(0, 2, 3, 1).reshape(-1)
+        flat = pixel_rows(depth_logits.float()).softmax(-1).reshape(-1)
         low, high = (flat.index_select(0, index.reshape(-1)).reshape(share.shape) for index in (voxel, voxel + 1))
         consistent = (share * (low + upper_share * (high - low))).sum(-1)
         weight = (consistent + MIN_WEIGHT) * views.visible_BVP
-        bag_share = (share * weight[..., None]).permute(0, 2, 1, 3).reshape(-1, VIEWS * 4)
-        bag_pixel = pixel.permute(0, 2, 1, 3).reshape(-1, VIEWS * 4)
-        rows = values.permute(0, 2, 3, 1).reshape(-1, channels)
-        lifted = functional.embedding_bag(bag_pixel, rows, per_sample_weights=bag_share.to(rows.dtype), mode="sum")
-        return lifted.reshape(batch, -1, channels).transpose(1, 2), weight
+        rows, share = pixel_rows(self.values(atlas.maps[0])), share * weight[..., None]
+        lifted = mix_pixels(rows, pixel, share) if atlas.sampler == "gather" else _bagged(rows, pixel, share)
+        return lifted.transpose(1, 2), weight
+
+
+def _bagged(rows: Tensor, pixel_BVP4: Tensor, weight_BVP4: Tensor) -> Tensor:
+    """`mix_pixels` by torch's embedding bag, which has no counterpart in ONNX but is the fastest on a processor."""
+    batch, _, points, _ = pixel_BVP4.shape
+    pixel, weight = (value.permute(0, 2, 1, 3).reshape(-1, VIEWS * 4) for value in (pixel_BVP4, weight_BVP4))
+    lifted = functional.embedding_bag(pixel, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")
+    return lifted.reshape(batch, points, -1)

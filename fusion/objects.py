@@ -116,7 +116,8 @@ def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQue
     if denoising is not None:
         group = torch.cat([torch.full_like(denoising.group_BM[:, :1], -1).expand(-1, ordinary), denoising.group_BM], dim=1)
         allowed = allowed & (group[:, :, None] == group[:, None, :])
-    itself = torch.eye(valid_BQ.shape[1], device=valid_BQ.device, dtype=torch.bool)
+    index = torch.arange(valid_BQ.shape[1], device=valid_BQ.device, dtype=torch.float32)  # torch.eye exports uint16, refused by TensorRT
+    itself = index[:, None] == index[None]
     return torch.where(allowed | itself, 0.0, -1e4)[:, None]
 
 

@@ -9,14 +9,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from labeling.clip_labels import LabelSettings
 from labeling.job import JobReport, run_job, shard_of
+from labeling.job_report import COUNTS, html_report
 from labeling.kitti.layout import label_sequence, sequence_names, write_results
 from labeling.kitti.settings import kitti_classes
+from labeling.settings import LabelSettings
 from labeling.tracks.settings import ConfidenceSettings, TrackingSettings
 from scenes.atomic import write_json
 from scenes.clips import find_clips
 from scenes.errors import ConfigError, SurroundError
+
+MOST_ROWS = 60
+"""A longer job prints the rows of its failures only; the report has all."""
 
 
 def label(
@@ -25,12 +29,15 @@ def label(
     teacher: Path | None = None,
     evidence: str | None = None,
     workers: int = 1,
+    ray: str | None = None,
     shard: str = "1/1",
     device: str = "cpu",
     both_ways: bool = True,
     label_probability: float = ConfidenceSettings.label_probability,
     ignore_probability: float = ConfidenceSettings.ignore_probability,
+    confidence: Path | None = None,
     report: Path | None = None,
+    pictures: bool = True,
     from_kitti: Path | None = None,
     out: Path | None = None,
 ) -> int:
@@ -42,14 +49,17 @@ def label(
         clips: Folders of clips, searched in depth.
         layer: Name of the layer to write, auto@NAME.
         teacher: Checkpoint (file, run folder or shipped name) of the network that looks at the clips.
-        evidence: Instead of a teacher: the layer whose boxes are the detections.
+        evidence: Instead of a teacher or besides it: the layer whose boxes are detections.
         workers: Processes that label clips side by side.
+        ray: Instead of local processes: a Ray cluster; "local" starts one here, "auto" takes the running one, or its host:port.
         shard: Do part i of n of the clips ("2/8"), for batch queues.
         device: Where the teacher runs: cpu, cuda, cuda:1.
         both_ways: Show the teacher each clip from both ends and fuse what it says.
         label_probability: Boxes at least this probable are labels ...
         ignore_probability: ... those at least this probable are written as `ignore`, the rest is left out.
-        report: Where the job's report goes (JSON); by default labeling/<layer>.json in the first folder given.
+        confidence: Weights of the probabilities (JSON of `python -m labeling.confidence.fit`); by default those shipped for the evidence.
+        report: Where the job's report goes (JSON, and a page beside it); by default labeling/<layer>.json in the first folder given.
+        pictures: Put a picture of each clip into the page.
         from_kitti: Instead of clips: label the KITTI tracking sequences in this folder from their detections.
         out: Folder for the KITTI result files.
     """
@@ -60,15 +70,16 @@ def label(
     if workers < 1:
         raise ConfigError(f"label: expected at least one worker, got {workers}; correct --workers")
     tracking = TrackingSettings().with_probabilities(label_probability, ignore_probability)
-    settings = LabelSettings(layer, teacher, evidence, tracking, device, both_ways)
+    settings = LabelSettings(layer, teacher, evidence, tracking, confidence, device, both_ways, pictures)
     chosen = shard_of(find_clips(list(clips)), shard)
     console = Console()
-    done = run_job(chosen, settings, workers, console)
+    done = run_job(chosen, settings, workers, console, ray)
     suffix = "" if shard == "1/1" else "-" + shard.replace("/", "of")
     report_path = report or clips[0] / "labeling" / f"{layer}{suffix}.json"
     write_json(report_path, done.to_json())
+    page = html_report(done).save(report_path.with_suffix(".html"))
     print_report(console, done)
-    console.print(f"report: {report_path}", soft_wrap=True, highlight=False)
+    console.print(f"report: {report_path}, {page}", soft_wrap=True, highlight=False)
     return 2 if done.failures else 0
 
 
@@ -97,13 +108,12 @@ def label_kitti_sequence(root: Path, name: str, out: Path) -> str:
 
 
 def print_report(console: Console, report: JobReport) -> None:
-    """One line a clip and one for all."""
-    table = Table(title=f"layer {report.layer}")
-    names = ("detections", "tracks", "labels", "ignore", "filled")
+    """One line a clip (of a small job) and one for all."""
+    table, names = Table(title=f"layer {report.layer}"), COUNTS
     for name in ("clip", *names, "seconds"):
         table.add_column(name, justify="left" if name == "clip" else "right")
-    for outcome in report.outcomes:
-        counts = {name: count for stage in outcome.stages for name, count in stage.counts.items()}
+    for outcome in report.outcomes if len(report.outcomes) <= MOST_ROWS else report.failures[:MOST_ROWS]:
+        counts = outcome.counts()
         spent = sum(stage.seconds for stage in outcome.stages if not stage.reused)
         cells = ["failed"] + [""] * (len(names) - 1) if outcome.failure else [f"{counts.get(name, 0):g}" for name in names]
         table.add_row(Path(outcome.clip).name, *cells, f"{spent:.1f}")

@@ -1,16 +1,16 @@
-"""How are many clips labelled? Each on its own, by one or several processes; a bad clip fails alone, a killed job goes on where it was."""
+"""How are many clips labelled? Each on its own, by one or several processes or a cluster; a bad clip fails alone, a killed job goes on."""
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from labeling.clip_labels import LabelSettings, label_clip
+from labeling.clip_labels import label_clip
+from labeling.executors import by_processes, by_ray, here
+from labeling.settings import LabelSettings
 from labeling.stages import StageResult
 from scenes.errors import ConfigError, SurroundError
 
@@ -23,6 +23,15 @@ class ClipOutcome:
     stages: list[StageResult] = field(default_factory=list)
     failure: str = ""
     """The sentence that says why there is no layer; "" if there is one."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What was odd about the clip."""
+        return [note for stage in self.stages for note in stage.notes]
+
+    def counts(self) -> dict[str, float]:
+        """The counts of all stages."""
+        return {name: count for stage in self.stages for name, count in stage.counts.items()}
 
 
 @dataclass
@@ -38,20 +47,21 @@ class JobReport:
         return [outcome for outcome in self.outcomes if outcome.failure]
 
     def totals(self) -> dict[str, float]:
-        """Counts of all stages and clips added up, and the seconds spent now."""
+        """Counts of all clips added up, and the seconds spent now."""
         stages = [stage for outcome in self.outcomes for stage in outcome.stages]
         totals: dict[str, float] = {"clips": len(self.outcomes), "failed": len(self.failures)}
         totals["stages_run"] = sum(not stage.reused for stage in stages)
         totals["stages_reused"] = sum(stage.reused for stage in stages)
         totals["seconds"] = round(sum(stage.seconds for stage in stages if not stage.reused), 3)
-        for stage in stages:
-            for name, count in stage.counts.items():
+        for outcome in self.outcomes:
+            for name, count in outcome.counts().items():
                 totals[name] = totals.get(name, 0) + count
         return totals
 
     def to_json(self) -> dict:
         """The report as JSON values."""
-        return {"layer": self.layer, "totals": self.totals(), "clips": [asdict(outcome) for outcome in self.outcomes]}
+        clips = [{**asdict(outcome), "notes": outcome.notes} for outcome in self.outcomes]
+        return {"layer": self.layer, "totals": self.totals(), "clips": clips}
 
 
 def shard_of(clips: list[Path], shard: str) -> list[Path]:
@@ -72,30 +82,38 @@ def label_one(clip_path: Path, settings: LabelSettings) -> ClipOutcome:
         return ClipOutcome(str(clip_path), failure=f"{clip_path}: stopped by an error of ours ({type(error).__name__}: {error}); report it")
 
 
-def _outcomes(clips: list[Path], settings: LabelSettings, workers: int) -> Iterator[ClipOutcome]:
+def _died(clip: Path, reason: str) -> ClipOutcome:
+    return ClipOutcome(str(clip), failure=f"{clip}: {reason}")
+
+
+def _outcomes(clips: list[Path], settings: LabelSettings, workers: int, ray_address: str | None) -> Iterator[tuple[Path, ClipOutcome]]:
+    work = partial(label_one, settings=settings)
+    if ray_address is not None:
+        return by_ray(clips, work, ray_address, workers, 1.0 if settings.device.startswith("cuda") else 0.0, _died)
     if workers <= 1 or len(clips) <= 1:
-        yield from (label_one(clip, settings) for clip in clips)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(clips)), mp_context=context) as pool:
-        futures = {pool.submit(label_one, clip, settings): clip for clip in clips}
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                reason = "the worker process died, perhaps for lack of memory; run the job again with fewer --workers"
-                yield ClipOutcome(str(futures[future]), failure=f"{futures[future]}: {reason}")
+        return here(clips, work)
+    return by_processes(clips, work, workers, _died)
 
 
-def run_job(clips: list[Path], settings: LabelSettings, workers: int, console: Console) -> JobReport:
-    """Labels the clips with a progress bar; failures are printed as they come."""
-    outcomes: dict[str, ClipOutcome] = {}
-    columns = (TextColumn("label"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+def run_job(clips: list[Path], settings: LabelSettings, workers: int, console: Console, ray_address: str | None = None) -> JobReport:
+    """Labels the clips with a progress bar; failures and notes are printed as they come."""
+    outcomes: dict[Path, ClipOutcome] = {}
+    columns = (
+        TextColumn("label"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("label", total=len(clips))
-        for outcome in _outcomes(clips, settings, workers):
-            outcomes[outcome.clip] = outcome
-            progress.advance(task)
+        task, failed = progress.add_task("label", total=len(clips), last=""), 0
+        for clip, outcome in _outcomes(clips, settings, workers, ray_address):
+            outcomes[clip] = outcome
+            failed += bool(outcome.failure)
+            progress.update(task, advance=1, last=f"{failed} failed   {clip.name}" if failed else clip.name)
             if outcome.failure:
                 progress.console.print(f"[red]failed[/red] {outcome.failure}", soft_wrap=True, highlight=False)
-    return JobReport(settings.layer, [outcomes[str(clip)] for clip in clips])
+            for note in outcome.notes:
+                progress.console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True, highlight=False)
+    return JobReport(settings.layer, [outcomes[clip] for clip in clips])

@@ -40,6 +40,9 @@ CLASS_NAMES = (
 )
 """The ten nuScenes detection classes; `class_id` indexes them."""
 
+CENTRE_DISTANCES_M = (0.5, 1.0, 2.0)
+"""How far off a centre may be for each column of `Boxes.within`."""
+
 VEHICLE_CLASSES = ("car", "truck", "bus", "trailer", "construction_vehicle")
 
 
@@ -70,15 +73,34 @@ class Boxes:
     """(M,) bool: neither object nor background for training and evaluation."""
     provenance: np.ndarray
     """(M,) object array of str: where the box came from ("" if the layer's source says it all)."""
+    within: np.ndarray
+    """(M, 3) float64: calibrated probability that the centre is within each of `CENTRE_DISTANCES_M`; NaN where nobody said."""
+    evidence: np.ndarray
+    """(M,) object array of str: what the box was made from, "teacher+model@x"; "" where nobody said."""
+    cameras: np.ndarray
+    """(M,) object array of str: the cameras whose pictures it lies in, "front+left"; "" where nobody said."""
 
     def __len__(self) -> int:
         return len(self.box)
 
     @classmethod
-    def make(cls, box, class_id, track_id=None, score=None, visibility=None, num_points=None, ignore=None, provenance=None):
+    def make(
+        cls,
+        box,
+        class_id,
+        track_id=None,
+        score=None,
+        visibility=None,
+        num_points=None,
+        ignore=None,
+        provenance=None,
+        within=None,
+        evidence=None,
+        cameras=None,
+    ):
         """Boxes from arrays, with defaults for what is not given (track -1, score 1, visibility NaN, ...)."""
         box = np.asarray(box, dtype=np.float64).reshape(-1, 9)
-        m = len(box)
+        m, thresholds = len(box), len(CENTRE_DISTANCES_M)
 
         def column(value, default, dtype):
             return np.full(m, default, dtype=dtype) if value is None else np.asarray(value, dtype=dtype).reshape(m)
@@ -92,6 +114,9 @@ class Boxes:
             column(num_points, -1, np.int64),
             column(ignore, False, bool),
             column(provenance, "", object),
+            np.full((m, thresholds), np.nan) if within is None else np.asarray(within, dtype=np.float64).reshape(m, thresholds),
+            column(evidence, "", object),
+            column(cameras, "", object),
         )
 
     @classmethod

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from scenes.atomic import atomic_folder, check_schema_version, read_json, write_json
-from scenes.boxes import BOX_UNITS, CLASS_NAMES, Boxes, class_id_of
+from scenes.boxes import BOX_UNITS, CENTRE_DISTANCES_M, CLASS_NAMES, Boxes, class_id_of
 from scenes.errors import DataError
 from scenes.tables import read_table, write_table
 
@@ -137,6 +137,8 @@ class LabelLayer:
 
 
 BOX_TABLE_COLUMNS = ("frame_index", "track_id", "class", *BOX_UNITS, "score", "visibility", "num_points", "ignore", "provenance")
+WITHIN_COLUMNS = tuple(f"probability_within_{distance:g}_m".replace(".", "_") for distance in CENTRE_DISTANCES_M)
+"""Columns that only layers of the labeler have, as have `evidence` and `cameras`; readers take them for unknown where they are absent."""
 
 
 def write_layer_files(folder: Path, layer: LabelLayer) -> None:
@@ -156,6 +158,7 @@ def write_layer_files(folder: Path, layer: LabelLayer) -> None:
             "num_points": boxes.num_points,
             "ignore": boxes.ignore,
             "provenance": boxes.provenance.astype(str),
+            **_optional_columns(boxes),
         },
     )
     write_table(
@@ -170,6 +173,23 @@ def write_layer_files(folder: Path, layer: LabelLayer) -> None:
         folder / "layer.json",
         {"schema_version": LAYER_SCHEMA_VERSION, "name": layer.name, "labelled_frames": indices, "meta": layer.meta},
     )
+
+
+def _optional_columns(boxes: Boxes) -> dict[str, np.ndarray]:
+    columns = {name: boxes.within[:, k] for k, name in enumerate(WITHIN_COLUMNS)} if np.isfinite(boxes.within).any() else {}
+    texts = {name: getattr(boxes, name).astype(str) for name in ("evidence", "cameras")}
+    return {**columns, **{name: values for name, values in texts.items() if (values != "").any()}}
+
+
+def _within(columns: dict[str, np.ndarray], path: Path) -> np.ndarray | None:
+    if any(name not in columns for name in WITHIN_COLUMNS):
+        return None
+    within = np.stack([columns[name] for name in WITHIN_COLUMNS], axis=1).astype(np.float64)
+    wrong = ~(np.isnan(within) | ((within >= 0) & (within <= 1))).all(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{path}, row {row}: expected probabilities from 0 to 1, got {within[row].tolist()}; correct or drop the row")
+    return within
 
 
 def write_occupancy(folder: Path, frame_index: int, occupancy: Occupancy) -> None:
@@ -214,9 +234,9 @@ def read_layer(path: Path) -> LabelLayer:
     box = np.stack([columns[name] for name in BOX_UNITS], axis=1).astype(np.float64)
     _check_boxes(table_path, box, columns["score"])
     class_id = np.array([class_id_of(name, f"{table_path}, row {row}") for row, name in enumerate(columns["class"])], dtype=np.int64)
-    boxes = Boxes.make(
-        box, class_id, *(columns[name] for name in ("track_id", "score", "visibility", "num_points", "ignore", "provenance"))
-    )
+    given = {name: columns[name] for name in ("track_id", "score", "visibility", "num_points", "ignore", "provenance")}
+    optional = {name: columns[name] for name in ("evidence", "cameras") if name in columns}
+    boxes = Boxes.make(box, class_id, **given, within=_within(columns, table_path), **optional)
     labelled = header.get("labelled_frames", np.unique(columns["frame_index"]).tolist())
     order = {int(i): np.flatnonzero(columns["frame_index"] == i) for i in labelled}
     return LabelLayer(

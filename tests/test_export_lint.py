@@ -5,7 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.lint import DEFAULT_TARGETS, TARGETS, TENSORRT_8, TENSORRT_10, TENSORRT_11, Effect, lint, lint_file, read_onnx
+from export.lint import DEFAULT_TARGETS, TARGETS, lint, lint_file, read_onnx
+from export.lint_rules import TENSORRT_8, TENSORRT_10, TENSORRT_11, Effect
 from scenes.errors import ConfigError, DataError
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
@@ -53,17 +54,33 @@ PLANTED = {
         TENSORRT_10,
         "top_k",
     ),
-    "top k computed": (one("TopK", [ROW, ("k", I64, [1])], [("v", F, [1, "n"]), ("i", I64, [1, "n"])], opset=17), TENSORRT_8, "top_k"),
+    "top k unsorted": (
+        one("TopK", [ROW], [("v", F, [1, 3]), ("i", I64, [1, 3])], {"k": np.array([3])}, sorted=0),
+        TENSORRT_10,
+        "top_k",
+    ),
     "scatter that adds": (
         one("ScatterND", [ROW, ("i", I64, [2, 2]), ("u", F, [2])], [("y", F, [1, 8])], reduction="add"),
         TENSORRT_10,
         "scatter_reduction",
     ),
-    "non-zero": (one("NonZero", [ROW], [("y", I64, [2, "n"])]), TENSORRT_10, "refused_operator"),
+    "scatter elements that adds": (
+        one("ScatterElements", [ROW, ("i", I64, [1, 2]), ("u", F, [1, 2])], [("y", F, [1, 8])], opset=16, reduction="add"),
+        TENSORRT_8,
+        "scatter_reduction",
+    ),
+    "non-zero": (one("NonZero", [ROW], [("y", I64, [2, "n"])]), TENSORRT_10, "at_a_price"),
+    "unique": (one("Unique", [ROW], [("y", F, ["n"])]), TENSORRT_10, "refused_operator"),
+    "an operator of a later opset": (one("Swish", [ROW], [("y", F, [1, 8])], opset=24), TENSORRT_10, "refused_operator"),
     "attention": (
         one("Attention", [("q", F, [1, 2, 4, 8]), ("k", F, [1, 2, 4, 8]), ("v", F, [1, 2, 4, 8])], [("y", F, [1, 2, 4, 8])], opset=23),
-        TENSORRT_11,
+        TENSORRT_10,
         "refused_operator",
+    ),
+    "attention in three dimensions": (
+        one("Attention", [(name, F, [1, 4, 8]) for name in "qkv"], [("y", F, [1, 4, 8])], opset=23, q_num_heads=2, kv_num_heads=2),
+        TENSORRT_11,
+        "attention",
     ),
     "float64 inside": (one("Relu", [("x", TensorProto.DOUBLE, [3])], [("y", TensorProto.DOUBLE, [3])]), TENSORRT_10, "float64"),
     "float64 at the border": (
@@ -80,6 +97,17 @@ PLANTED = {
         one("CumSum", [ROW, ("axis", TensorProto.INT32, [])], [("y", F, [1, 8])]),
         TENSORRT_10,
         "constant_parameters",
+    ),
+    "reduction over computed axes": (one("ReduceSum", [ROW, ("axes", I64, [1])], [("y", F, None)]), TENSORRT_11, "constant_parameters"),
+    "slice along computed axes": (
+        one("Slice", [ROW, *((name, I64, [1]) for name in ("starts", "ends", "axes"))], [("y", F, None)]),
+        TENSORRT_10,
+        "constant_parameters",
+    ),
+    "cubic resize": (
+        one("Resize", [IMAGE], [("y", F, [1, 4, 4, 4])], {"": np.float32(0), "s": np.array([1, 1, 0.5, 0.5], np.float32)}, mode="cubic"),
+        TENSORRT_11,
+        "resize",
     ),
     "antialiased resize": (
         one("Resize", [IMAGE], [("y", F, [1, 4, 4, 4])], {"": np.float32(0), "s": np.array([1, 1, 0.5, 0.5], np.float32)}, antialias=1),
@@ -109,7 +137,14 @@ PLANTED = {
         "uint8_inside",
     ),
     "unnamed dynamic axis": (one("Relu", [("x", F, [1, None])], [("y", F, [1, None])]), TENSORRT_10, "dynamic_shape"),
-    "bfloat16": (one("Relu", [("x", TensorProto.BFLOAT16, [3])], [("y", TensorProto.BFLOAT16, [3])], opset=17), TENSORRT_8, "bfloat16"),
+    "bfloat16": (one("Relu", [("x", TensorProto.BFLOAT16, [3])], [("y", TensorProto.BFLOAT16, [3])], opset=17), TENSORRT_8, "element_type"),
+    "int16": (one("Abs", [("x", TensorProto.INT16, [3])], [("y", TensorProto.INT16, [3])]), TENSORRT_11, "element_type"),
+    "dilated pooling": (one("MaxPool", [IMAGE], [("y", F, [1, 4, 6, 6])], kernel_shape=[2, 2], dilations=[2, 2]), TENSORRT_10, "pooling"),
+    "mean out of layer normalisation": (
+        one("LayerNormalization", [ROW], [("y", F, [1, 8]), ("mean", F, [1, 1])], {"scale": np.ones(8, np.float32)}),
+        TENSORRT_10,
+        "further_outputs",
+    ),
     "reduction axes of opset 18": (
         one("ReduceMean", [ROW], [("y", F, [1, 1])], {"axes": np.array([1])}),
         TENSORRT_8,
@@ -120,7 +155,7 @@ PLANTED = {
     "max pool indices": (
         one("MaxPool", [IMAGE], [("y", F, [1, 4, 7, 7]), ("i", I64, [1, 4, 7, 7])], kernel_shape=[2, 2]),
         TENSORRT_10,
-        "max_pool_indices",
+        "pooling",
     ),
     "no kernel for Where on booleans": (
         one("Where", [(n, TensorProto.BOOL, [3]) for n in "cab"], [("y", TensorProto.BOOL, [3])]),
@@ -148,8 +183,22 @@ def test_at_least_fifteen_faults_are_planted():
 def test_silent_faults_are_told_from_refusals():
     model, target, _ = PLANTED["grid sample above opset 18"]
     assert [f.effect for f in lint(model, [target])] == [Effect.OTHERWISE]
-    model, target, _ = PLANTED["non-zero"]
+    model, target, _ = PLANTED["unique"]
     assert [f.effect for f in lint(model, [target])] == [Effect.REFUSED]
+    model, target, _ = PLANTED["non-zero"]
+    assert [f.effect for f in lint(model, [target])] == [Effect.PRICE]
+
+
+def test_a_rule_ends_with_the_release_that_lifts_it():
+    five_d = PLANTED["grid sample in 5-D"][0]
+    assert "before 11.2" in lint(five_d, [TENSORRT_11])[0].sentence
+    assert "before" not in lint(five_d, [TENSORRT_10])[0].sentence
+    ellipsis = PLANTED["einsum with ellipsis"][0]
+    assert "before 10.12" in lint(ellipsis, [TENSORRT_10])[0].sentence
+    assert lint(ellipsis, [TENSORRT_11]) == []
+    attention = PLANTED["attention"][0]
+    assert "before 10.14" in next(f.sentence for f in lint(attention, [TENSORRT_10]) if f.rule == "refused_operator")
+    assert lint(attention, [TENSORRT_11]) == []
 
 
 def clean_model(opset=18):

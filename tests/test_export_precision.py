@@ -16,7 +16,7 @@ from export.onnx_graph import export_model
 from export.precision import choose_parts, dense_error, record_steps
 from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs, read_devices
 from export.runner import OnnxNetwork, initial_state
-from export.verify import five_camera_rig, synthetic_steps
+from export.synthetic import five_camera_rig, synthetic_steps
 from scenes.errors import ConfigError, DataError
 
 CONFIG = standin_config()

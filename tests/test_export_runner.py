@@ -1,25 +1,30 @@
 """Does the runner keep driving? Parity of the stand-in, state handling, broken cameras, foreign files, no torch."""
 
+import json
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from standin_network import StandIn, standin_config
 
 from export.command import parse_cameras, write_parts, write_verified
 from export.feed import Picture, StepFeed, StepPacker, resize_and_crop
+from export.live import LiveRunner, LiveStep
 from export.manifest import MANIFEST_KEY, Manifest, check_beside, manifest_path
 from export.networks import LoadedNetwork
-from export.onnx_graph import attach_manifest, export_model, read_manifest
+from export.onnx_graph import StepGraph, attach_manifest, export_model, read_manifest
 from export.run import StageTimes, open_network, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
-from export.verify import five_camera_rig, relative_error, require, synthetic_steps, verify
+from export.synthetic import five_camera_rig, synthetic_steps
+from export.verify import Verification, is_tied, relative_error, require, step_input, torch_outputs, verify
 from scenes.cameras import network_camera
 from scenes.errors import ConfigError, DataError
 from scenes.packing import pack_frame
@@ -62,15 +67,27 @@ def test_the_manifest_inside_and_beside_agree(standin_file, network):
     assert {n.domain for n in proto.graph.node} == {""}
     assert inside.verification["max_relative_error"] < 1e-3
     assert inside.spec("images").shape == (1, "cameras", 32, 64, 3)
-    check_beside(standin_file)
+    assert inside.spec("velocities").shape == (1, 6, 2)
+    check_beside(standin_file, inside)
 
 
 def test_a_changed_file_no_longer_fits_the_manifest_beside_it(standin_file, tmp_path):
     copy = tmp_path / "copy.onnx"
-    copy.write_bytes(standin_file.read_bytes() + b"\x00")
+    changed = onnx.load(str(standin_file))
+    changed.doc_string = "changed by hand"
+    copy.write_bytes(changed.SerializeToString())
     manifest_path(copy).write_text(manifest_path(standin_file).read_text())
     with pytest.raises(DataError, match="not those that"):
-        check_beside(copy)
+        OnnxNetwork(copy)
+    copy.write_bytes(standin_file.read_bytes())
+    OnnxNetwork(copy)
+    beside = json.loads(manifest_path(standin_file).read_text())
+    manifest_path(copy).write_text(json.dumps({**beside, "thresholds": {"score": 0.9, "max_gap_s": 2.0}}))
+    with pytest.raises(DataError, match=r"other things than the file itself \(thresholds\)"):
+        OnnxNetwork(copy)
+    manifest_path(copy).write_text("{")
+    with pytest.raises(DataError, match="not the manifest of an exported file"):
+        OnnxNetwork(copy)
 
 
 def test_a_file_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch):
@@ -92,6 +109,35 @@ def test_a_fixed_number_of_cameras_pads_smaller_rigs(tmp_path):
     assert network.manifest.spec("alive").shape == (1, 6)
     found = verify(path, StandIn().eval(), CONFIG, steps=2)
     require(found, path)
+
+
+def test_a_file_that_is_mostly_decided_by_ties_is_not_called_verified(tmp_path):
+    found = Verification(error_by_step=[1e-6] * 8, tied_steps=2)
+    require(found, tmp_path / "few.onnx")
+    found.tied_steps = 3
+    with pytest.raises(DataError, match="3 of 8 steps are decided by ties"):
+        require(found, tmp_path / "many.onnx")
+
+
+class LastBits(torch.nn.Module):
+    """Scores that hang on the last bits of the features: which places are chosen is chance."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, token: torch.Tensor) -> torch.Tensor:
+        return torch.sin(1e7 * self.inner(token))
+
+
+def test_a_tie_in_torch_itself_is_told_from_an_error():
+    model, flat = StandIn().eval(), StandIn().eval()
+    flat.add_module("logits", LastBits(flat.logits).eval())
+    inputs, state = steps(1)[0], model.empty_state(1, "cpu")
+    for network, tied in ((model, False), (flat, True)):
+        graph = StepGraph(network).eval()
+        reference, _ = torch_outputs(graph, step_input(inputs), state)
+        assert is_tied(graph, inputs, state, reference, error=0.5) is tied
 
 
 def test_relative_error_by_hand():
@@ -238,7 +284,7 @@ def test_a_broken_picture_only_kills_its_own_camera():
     packer = StepPacker(rig.cameras, CONFIG.input_hw)
     pictures = pictures_of(rig, 0)
     pictures["front"] = replace(pictures["front"], image=np.full((32, 64, 3), np.nan))
-    pictures["left"] = replace(pictures["left"], image=pictures["left"].image[:5])
+    pictures["left"] = replace(pictures["left"], image=np.zeros((5, 64, 3), np.uint8))
     pictures["rear"] = replace(pictures["rear"], world_from_ego_at_cam=np.full((4, 4), np.nan))
     del pictures["right"]
     inputs, notes = packer.pack(0, pictures, np.eye(4))
@@ -338,6 +384,74 @@ def test_a_long_silence_skips_the_steps_that_nobody_can_meet():
     feed.push("a", 950 * MS, image)
     step = feed.poll(955 * MS)
     assert step is not None and step.reference_ns == 900 * MS
+
+
+def test_stamps_and_poses_that_are_none_are_counted_and_dropped():
+    feed = StepFeed(("a",), period_s=0.1, deadline_s=0.06)
+    feed.push_pose(0, drive(0))
+    poses: list[Any] = [np.zeros((4, 4)), 2 * np.eye(4), np.eye(3), np.diag([1.0, 1.0, -1.0, 1.0]), np.full((4, 4), np.nan), "pose"]
+    for pose in poses:
+        feed.push_pose(10 * MS, pose)
+    assert feed.counters.bad_pose == 6
+    stamps: list[Any] = [None, float("nan"), 0.5, "now", True]
+    for stamp in stamps:
+        feed.push("a", stamp, None)
+        feed.push_pose(stamp, drive(0))
+    assert feed.counters.bad_stamp == 10
+    assert feed.poll(10**12) is None
+    feed.push("a", 0, np.zeros((2, 2, 3), np.uint8))
+    assert feed.poll(1 * MS) is not None
+
+
+def live_drive(network, camera_faults) -> tuple[LiveRunner, list[LiveStep]]:
+    """Ten steps of the five-camera rig at 10 Hz; `camera_faults(k, stamp, image)` says what camera `left` delivers."""
+    rig = five_camera_rig(*CONFIG.input_hw)
+    live, steps, image = LiveRunner(network, rig.cameras, 0.1, 0.06), [], np.full((*CONFIG.input_hw, 3), 90, np.uint8)
+    for k in range(10):
+        stamp = k * 100 * MS
+        live.push_pose(stamp, drive(k))
+        for camera in rig.names:
+            for at, picture in camera_faults(k, stamp, image) if camera == "left" else [(stamp, image)]:
+                live.push_image(camera, at, picture)
+        step = live.poll(stamp + 61 * MS)
+        steps += [step] if step else []
+    return live, steps
+
+
+def test_a_camera_that_dies_and_returns_leaves_the_others_answers_as_if_it_had_been_absent(network):
+    live, dead = live_drive(network, lambda k, stamp, image: [] if 3 <= k < 6 else [(stamp, image)])
+    assert len(dead) == 10 and live.counters()["incomplete_steps"] == 3
+    _, broken = live_drive(network, lambda k, stamp, image: [(stamp, image * np.nan if 3 <= k < 6 else image)])
+    assert [bool(step.notes) for step in broken] == [3 <= k < 6 for k in range(10)]
+    for one, other in zip(dead, broken, strict=True):
+        assert all(np.array_equal(one.result.raw[name], other.result.raw[name]) for name in one.result.raw)
+
+
+def test_late_doubled_and_disordered_pictures_never_stop_the_drive(network):
+    def faults(k, stamp, image):
+        late = [(stamp - 100 * MS, image)] if k else []  # the picture of the step before, one step late
+        return [*late, (stamp + 3 * MS, image), (stamp, image), (10**15, image), (stamp, image[:3])]
+
+    live, steps = live_drive(network, faults)
+    assert len(steps) == 10
+    assert live.counters()["late"] == 9 and live.counters()["stray"] == 10
+    assert all(np.isfinite(step.result.raw["boxes"]).all() for step in steps)
+    assert live.counters()["poisoned_states"] == live.counters()["refused_steps"] == 0
+
+
+def test_a_jump_of_the_clock_starts_the_drive_anew(network):
+    rig = five_camera_rig(*CONFIG.input_hw)
+    live, image = LiveRunner(network, rig.cameras, 0.1, 0.06), np.full((*CONFIG.input_hw, 3), 90, np.uint8)
+    resets = []
+    for stamp in (0, 100 * MS, 10**13, 10**13 + 100 * MS, 200 * MS):
+        live.push_pose(stamp, drive(0))
+        for _ in range(2):  # the first picture of each camera tells the feed, the second belongs to the new drive
+            for camera in rig.names:
+                live.push_image(camera, stamp, image)
+        step = live.poll(stamp + 61 * MS)
+        assert step is not None
+        resets.append(bool(step.result.reset))
+    assert resets == [True, False, True, False, True]
 
 
 # Whole clips, and a machine without torch

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from labeling import clip_labels
-from labeling.clip_labels import LabelSettings, arrays_of_tracks, label_clip, tracks_from_arrays
+from labeling import layer_stage
+from labeling.clip_labels import STAGES, label_clip
 from labeling.command import label
 from labeling.job import run_job, shard_of
+from labeling.settings import LabelSettings
+from labeling.stages import StageResult
 from labeling.teacher import fuse_boxes
+from labeling.track_stage import arrays_of_tracks, tracks_from_arrays
 from labeling.tracks.tracking import TrackLabels
 from scenes.boxes import Boxes
 from scenes.clips import Clip
@@ -30,6 +33,11 @@ def clips(tiny_clip_path, tmp_path) -> Path:
     for name in "abc":
         shutil.copytree(tiny_clip_path, folder / name)
     return folder
+
+
+def done_again(results: list[StageResult]) -> set[str]:
+    """Names of the stages whose artefacts were reused."""
+    return {result.name for result in results if result.reused}
 
 
 def test_the_layer_reads_back_and_agrees_with_what_it_was_made_from(tiny_clip_path):
@@ -49,10 +57,10 @@ def test_the_layer_reads_back_and_agrees_with_what_it_was_made_from(tiny_clip_pa
 
 
 def test_a_second_run_does_nothing_and_a_changed_setting_only_what_depends_on_it(tiny_clip_path):
-    assert [stage.reused for stage in label_clip(tiny_clip_path, SETTINGS)] == [False, False, False]
-    assert [stage.reused for stage in label_clip(tiny_clip_path, SETTINGS)] == [True, True, True]
+    assert not done_again(label_clip(tiny_clip_path, SETTINGS))
+    assert done_again(label_clip(tiny_clip_path, SETTINGS)) == {stage.name for stage in STAGES if stage.wanted(SETTINGS)}
     changed = LabelSettings("auto@test", evidence="truth", tracking=SETTINGS.tracking.with_probabilities(0.9, 0.1))
-    assert [stage.reused for stage in label_clip(tiny_clip_path, changed)] == [True, False, False]
+    assert done_again(label_clip(tiny_clip_path, changed)) == {"inputs", "evidence"}
 
 
 def test_killed_between_stages_it_goes_on_where_it_was(tiny_clip_path, monkeypatch):
@@ -60,10 +68,10 @@ def test_killed_between_stages_it_goes_on_where_it_was(tiny_clip_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(clip_labels, "write_layer", killed)
+        patch.setattr(layer_stage, "write_layer_files", killed)
         label_clip(tiny_clip_path, SETTINGS)
     assert "auto@test" not in Clip.open(tiny_clip_path).layer_names
-    assert [stage.reused for stage in label_clip(tiny_clip_path, SETTINGS)] == [True, True, False]
+    assert {"evidence", "tracks"} <= done_again(label_clip(tiny_clip_path, SETTINGS))
     again = tiny_clip_path / "layers" / "auto@test" / "boxes.parquet"
     bytes_resumed = again.read_bytes()
     shutil.rmtree(tiny_clip_path / "labeling")
@@ -80,6 +88,9 @@ def test_a_bad_clip_fails_alone_with_its_sentence(clips, capsys):
     assert report["totals"]["failed"] == 1
     assert [bool(clip["failure"]) for clip in report["clips"]] == [False, True, False]
     assert all("auto@job" in Clip.open(clips / name).layer_names for name in "ac")
+    page = (clips / "labeling" / "auto@job.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "frames.parquet" in page
 
 
 def test_two_workers_write_the_same_labels_as_one(clips):
@@ -143,9 +154,11 @@ def test_tracks_survive_their_file():
         np.array([0.4, 0.6]),
         np.array(["measured", "extrapolated"], dtype=object),
         True,
+        np.array(["teacher", "teacher+model@x"], dtype=object),
     )
     (again,) = tracks_from_arrays(arrays_of_tracks([track]))
     assert again.provenance.tolist() == ["measured", "extrapolated"]
+    assert again.sources.tolist() == ["teacher", "teacher+model@x"]
     assert (again.box_world == track.box_world).all()
     assert tracks_from_arrays(arrays_of_tracks([])) == []
 

@@ -8,12 +8,14 @@ from labeling.tracks.association import associate
 from labeling.tracks.confidence import FEATURES, fitted_weights, logistic
 from labeling.tracks.duplicates import single_detections
 from labeling.tracks.evidence import Evidence, everywhere
+from labeling.tracks.observations import reanchored_centres, vote_headings
 from labeling.tracks.overlap import ground_iou, ground_overlap
+from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import TrackingSettings, pedestrians, vehicles
 from labeling.tracks.smoothing import difference_rows
 from labeling.tracks.stitching import stitch
-from labeling.tracks.tracking import boxes_of_tracks, track_clip
-from labeling.tracks.trajectory import reanchored_centres, solve_track, vote_heading
+from labeling.tracks.tracking import track_clip
+from labeling.tracks.trajectory import solve_tracks
 from scenes.boxes import Box3D
 from scenes.errors import ConfigError, DataError
 from scenes.geometry import NS_PER_S, wrap_angle
@@ -111,12 +113,9 @@ def test_two_detections_of_one_object_are_one():
     assert len(labels(evidence)) == 2
 
 
-def test_without_evidence_there_are_no_labels_but_every_frame_is_labelled():
+def test_without_evidence_there_are_no_labels():
     evidence, _ = scene([], frames=3)
     assert labels(evidence) == []
-    boxes = boxes_of_tracks([], 3, TrackingSettings())
-    assert sorted(boxes) == [0, 1, 2]
-    assert all(len(found) == 0 for found in boxes.values())
 
 
 def test_a_clip_of_one_frame_keeps_its_strong_detections():
@@ -140,13 +139,16 @@ def test_uneven_frames_and_a_time_gap_are_solved_with_true_time_stamps():
 
 def test_one_size_a_track_and_the_near_face_stays():
     box = np.array([[10.0, 0, 1, 4.0, 2, 1.5, 0, np.nan, np.nan]])
-    centre = reanchored_centres(box, np.array([5.0, 2, 1.5]), np.zeros((1, 2)), 1.0)
+    centre = reanchored_centres(box, np.array([[5.0, 2, 1.5]]), np.zeros((1, 2)), 1.0)
     assert centre[0] == pytest.approx([10.5, 0.0])  # the rear at x = 8 stays, the front moves from 12 to 13
 
 
 def test_votes_turn_the_minority_and_follow_a_curve():
     yaw = np.array([0.0, 0.5, 1.0 + np.pi, 1.5, 2.0, 2.5, 3.0])
-    assert np.abs(wrap_angle(vote_heading(wrap_angle(yaw), np.ones(7), np.arange(7.0)) - np.linspace(0, 3, 7))).max() < 1e-9
+    both = np.concatenate([yaw, yaw + 2.0])  # a second track right behind the first one
+    voted = vote_headings(TrackRows(np.array([7, 7])), np.asarray(wrap_angle(both)), np.ones(14), np.tile(np.arange(7.0), 2))
+    want = np.linspace(0, 3, 7)
+    assert np.abs(wrap_angle(voted - np.concatenate([want, want + 2.0]))).max() < 1e-9
 
 
 def test_area_shared_by_boxes_worked_out_by_hand():
@@ -162,7 +164,7 @@ def test_area_shared_by_boxes_worked_out_by_hand():
 def test_divided_differences_estimate_derivatives_at_uneven_times():
     time_s = np.array([0.0, 0.5, 0.8, 2.0, 2.1])
     value = 3 * time_s**3 + 2 * time_s**2 + time_s
-    third = difference_rows(time_s, 3)
+    third = difference_rows(np.stack([time_s[:4], time_s[1:]]), 3)
     assert [row @ value[k : k + 4] for k, row in enumerate(third)] == pytest.approx([18.0, 18.0])
 
 
@@ -188,8 +190,34 @@ def test_fitted_confidence_is_calibrated():
 
 def test_solving_one_detection_alone_gives_that_box():
     evidence, _ = scene([(CAR, 10, 0, 5, 0)], frames=1, noise_m=0.0)
-    track = solve_track(evidence, np.array([0]), np.array([0]), vehicles())
-    assert track.box_world[0, :2] == pytest.approx([10, 0])
+    tracks = solve_tracks(evidence, [np.array([0])], vehicles())
+    assert tracks.box_world[0, :2] == pytest.approx([10, 0])
+
+
+def test_rows_of_tracks_keep_to_themselves():
+    rows = TrackRows(np.array([3, 2]))
+    value = np.array([5.0, 1.0, 2.0, 9.0, 7.0])
+    assert rows.sums(value).tolist() == [8, 16]
+    assert rows.largest(value).tolist() == [5, 9]
+    assert rows.quantile(value, np.ones(5)).tolist() == [2, 7]
+    assert rows.quantile(value, np.array([4.0, 1, 1, 0, 1])).tolist() == [5, 7]
+    assert rows.running(value).tolist() == [5, 6, 8, 9, 16]
+    mask = np.array([False, True, False, False, True])
+    assert rows.previous(mask).tolist() == [-1, 1, 1, -1, 4]
+    assert rows.following(mask).tolist() == [1, 1, -1, 4, 4]
+    time_s = np.array([0.0, 1.0, 3.0, 0.0, 1.0])
+    pairs = [(int(a), int(b)) for first, second, _ in rows.neighbours(time_s, 2.0) for a, b in zip(first, second, strict=True)]
+    assert pairs == [(0, 1), (1, 2), (3, 4)]
+    assert (np.diff(rows.clock(time_s)) > 0).all()
+
+
+def test_many_tracks_solved_together_are_what_each_is_alone():
+    evidence, owner = scene([(CAR, -30, 0, 8, 0), (CAR, 20, 6, 0, 0), (CAR, 0, -30, 0, 7)], frames=12, misses={0: range(4, 6)})
+    chains = [np.flatnonzero(owner == k) for k in range(3)]
+    together = solve_tracks(evidence, chains, vehicles())
+    for k, chain in enumerate(chains):
+        alone = solve_tracks(evidence, [chain], vehicles())
+        assert together.box_world[together.life.owner == k] == pytest.approx(alone.box_world, abs=1e-6)
 
 
 def test_bad_evidence_and_settings_are_refused_in_words():

@@ -1,10 +1,12 @@
 """Does the network look where the cameras look? Projection, views, sampling and the warped memory against hand-made truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from fusion.atlas import Atlas, Views, best_views, sample_stacked
+from fusion.atlas import Atlas, Views, best_views
 from fusion.boxcode import decode_boxes, encode_boxes
 from fusion.grid import BevGrid
 from fusion.interface import StepInput
@@ -102,18 +104,17 @@ def test_best_views_are_living_cameras_that_see_the_point():
 def test_gather_samples_equal_grid_samples_and_stay_in_their_own_strip():
     torch.manual_seed(0)
     cameras, rows, columns, points = 5, 6, 9, 400
-    stacked = torch.arange(cameras, dtype=torch.float32).repeat_interleave(rows)[None, None, :, None].expand(1, 1, -1, columns)
-    stacked = torch.cat([stacked, torch.randn(1, 3, cameras * rows, columns)], dim=1)
-    views = Views(
-        torch.randint(0, cameras, (1, 2, points)),
-        torch.rand(1, 2, points) * 73 - 0.6,
-        torch.rand(1, 2, points) * 49 - 0.6,
-        torch.ones(1, 2, points),
-        torch.ones(1, 2, points),
-    )
-    sampled, gathered = (sample_stacked(stacked, cameras, (72, 48), views, sampler) for sampler in ("gridsample", "gather"))
+    lenses = replace(read_lenses(step_of(default_rig(48, 72))), size_wh=(72, 48), alive_BN=torch.ones(2, cameras))
+    number = torch.arange(2 * cameras, dtype=torch.float32)[:, None, None, None].expand(-1, 1, rows, columns)
+    level = torch.cat([number, torch.randn(2 * cameras, 3, rows, columns)], dim=1)
+    camera = torch.randint(0, cameras, (2, 1, points)).expand(-1, 2, -1)
+    visible = (torch.rand(2, 2, points) > 0.3).float()
+    views = Views(camera, torch.rand(2, 2, points) * 73 - 0.6, torch.rand(2, 2, points) * 49 - 0.6, visible, torch.ones(2, 2, points))
+    sampled, gathered = (Atlas.stack([level, level], lenses, sampler).seen(views) for sampler in ("gridsample", "gather"))
+    assert sampled.shape == (2, points, 2, 4)
     assert (sampled - gathered).abs().max() < 1e-4
-    assert (gathered[:, 0] - views.camera_BVP).abs().max() < 1e-5  # no bleeding from the camera above or below
+    own = (camera[:, 0] + torch.tensor([[0], [cameras]])) * visible.amax(1)  # no bleeding from the camera above or below
+    assert (gathered[:, :, 0, 0] - own).abs().max() < 1e-5
 
 
 def test_a_bright_spot_is_sampled_at_the_point_that_projects_to_it():

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from labeling.kitti.scale import estimated_pose_scale, scaled_poses
+from labeling.kitti.scale import estimated_pose_scale, scaled_poses, with_poses
 from labeling.kitti.settings import KittiClass
 from labeling.tracks.evidence import Evidence, InView
 from labeling.tracks.settings import TrackingSettings
-from labeling.tracks.tracking import TrackLabels, track_clip
+from labeling.tracks.tracking import TrackLabels, label_group, link_clip
 from scenes.atomic import atomic_file
-from scenes.boxes import CLASS_NAMES, Box3D, box_corners, transform_boxes
+from scenes.boxes import CLASS_NAMES, Box3D, box_corners
 from scenes.errors import DataError
-from scenes.geometry import NS_PER_S, invert_rigid, rigid_from_parts, transform_points, wrap_angle
+from scenes.geometry import NS_PER_S, invert_rigid, rigid_from_parts, wrap_angle
 from scenes.rigs import CAM_AXES_IN_EGO
 
 FRAME_NS = NS_PER_S // 10
@@ -103,13 +103,21 @@ def read_evidence(root: Path, sequence: KittiSequence, kind: KittiClass, pose_sc
         )
     world_from_ego = scaled_poses(sequence.world_from_ego, pose_scale)
     box_ego = ego_boxes_from_kitti(rows[:, 7:14])
-    box_world = box_ego.copy()
-    for index in np.unique(frame):
-        at = frame == index
-        box_world[at] = transform_boxes(world_from_ego[index], box_ego[at])
+    box_world = boxes_in_frames(world_from_ego[frame], box_ego)
     score = 1 / (1 + np.exp(-(kind.score_bias + kind.score_slope * rows[:, 6])))
     stamps = np.arange(len(world_from_ego), dtype=np.int64) * FRAME_NS
     return Evidence(stamps, world_from_ego, frame, box_world, np.full(len(rows), CLASS_NAMES.index(kind.class_name)), score)
+
+
+def boxes_in_frames(dst_from_src: np.ndarray, box_src: np.ndarray) -> np.ndarray:
+    """Box rows (N, 9), each moved by a transform of its own (N, 4, 4); boxes stay upright."""
+    rotation, box_dst = dst_from_src[:, :3, :3], box_src.copy()
+    box_dst[:, :3] = (rotation @ box_src[:, :3, None])[..., 0] + dst_from_src[:, :3, 3]
+    cos, sin = np.cos(box_src[:, Box3D.YAW]), np.sin(box_src[:, Box3D.YAW])
+    heading = rotation[:, :2, 0] * cos[:, None] + rotation[:, :2, 1] * sin[:, None]
+    box_dst[:, Box3D.YAW] = np.arctan2(heading[:, 1], heading[:, 0])
+    box_dst[:, Box3D.VX :] = (rotation[:, :2, :2] @ box_src[:, Box3D.VX :, None])[..., 0]
+    return box_dst
 
 
 def projected_rectangle(img_from_cam: np.ndarray, box_ego: np.ndarray) -> np.ndarray:
@@ -126,9 +134,9 @@ def projected_rectangle(img_from_cam: np.ndarray, box_ego: np.ndarray) -> np.nda
 def camera_in_view(sequence: KittiSequence, world_from_ego: np.ndarray) -> InView:
     """Whether a point lies in the left colour camera's picture."""
 
-    def in_view(frame_index: int, points_world: np.ndarray) -> np.ndarray:
-        points_ego = transform_points(invert_rigid(world_from_ego[frame_index]), points_world)
-        points_cam = points_ego @ CAM_AXES_IN_EGO
+    def in_view(frames: np.ndarray, points_world: np.ndarray) -> np.ndarray:
+        offset_world = points_world - world_from_ego[frames, :3, 3]
+        points_cam = np.einsum("nji,nj->ni", world_from_ego[frames, :3, :3], offset_world) @ CAM_AXES_IN_EGO
         pixels = points_cam @ sequence.img_from_cam[:, :3].T + sequence.img_from_cam[:, 3]
         u = pixels[:, 0] / np.maximum(pixels[:, 2], 0.1)
         return (points_cam[:, 2] > 1.0) & (u > 0) & (u < IMAGE_WIDTH_PX)
@@ -137,30 +145,47 @@ def camera_in_view(sequence: KittiSequence, world_from_ego: np.ndarray) -> InVie
 
 
 def label_sequence(root: Path, name: str, kinds: tuple[KittiClass, ...]) -> tuple[dict[str, list[TrackLabels]], KittiSequence]:
-    """Tracks of each class of one sequence; the poses' scale is estimated first from what stands still."""
+    """Tracks of each class of one sequence, in the world of its poses at the scale at which parked cars stand still."""
     sequence = read_sequence(root, name)
-    scale = estimated_pose_scale([read_evidence(root, sequence, kind) for kind in kinds], [kind.settings for kind in kinds])
-    sequence = replace(sequence, world_from_ego=scaled_poses(sequence.world_from_ego, scale))
-    in_view = camera_in_view(sequence, sequence.world_from_ego)
+    return track_sequence(sequence, [read_evidence(root, sequence, kind) for kind in kinds], kinds)
+
+
+def track_sequence(
+    sequence: KittiSequence, evidences: list[Evidence], kinds: tuple[KittiClass, ...]
+) -> tuple[dict[str, list[TrackLabels]], KittiSequence]:
+    """The tracking of `label_sequence` apart from reading files; `evidences` holds each class's detections.
+
+    Detections are linked in the world of the poses as given; chains of strong ones tell the poses' scale, and everything after
+    that happens in the world of the right scale.
+    """
+    linked = link_clip(Evidence.concatenate(evidences), TrackingSettings(tuple(kind.settings for kind in kinds)))
+    scale = estimated_pose_scale(linked)
+    world_from_ego = scaled_poses(sequence.world_from_ego, scale)
+    sequence = replace(sequence, world_from_ego=world_from_ego)
+    in_view = camera_in_view(sequence, world_from_ego)
     tracks = {}
-    for kind in kinds:
-        evidence = read_evidence(root, sequence, kind)
-        tracks[kind.name] = track_clip(evidence, in_view, TrackingSettings((kind.settings,)))
+    for kind, group in zip(kinds, linked, strict=True):
+        found = label_group(with_poses(group, world_from_ego).stitched(), in_view)
+        tracks[kind.name] = sorted(found, key=lambda track: -track.probability)
     return tracks, sequence
 
 
 def result_lines(sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLabels]) -> list[str]:
     """KITTI result rows of a class's tracks, sorted by frame; every box carries its track's probability as score."""
-    lines: list[tuple[int, int, str]] = []
-    for track_id, track in enumerate(tracks):
-        ego_from_world = invert_rigid(sequence.world_from_ego[track.frames])
-        box_ego = np.concatenate([transform_boxes(e, b[None]) for e, b in zip(ego_from_world, track.box_world, strict=True)])
-        rows, rectangle = kitti_from_ego_boxes(box_ego), projected_rectangle(sequence.img_from_cam, box_ego)
-        alpha = wrap_angle(rows[:, 6] - np.arctan2(rows[:, 3], rows[:, 5]))
-        for k, frame in enumerate(track.frames.tolist()):
-            numbers = " ".join(f"{value:.4f}" for value in (np.atleast_1d(alpha)[k], *rectangle[k], *rows[k], track.probability))
-            lines.append((frame, track_id, f"{frame} {track_id} {kind.name} 0 0 {numbers}"))
-    return [text for _, _, text in sorted(lines)]
+    if not tracks:
+        return []
+    frames = np.concatenate([track.frames for track in tracks])
+    box_world = np.concatenate([track.box_world for track in tracks])
+    track_ids = np.repeat(np.arange(len(tracks)), [len(track.frames) for track in tracks])
+    box_ego = boxes_in_frames(invert_rigid(sequence.world_from_ego)[frames], box_world)
+    rows, rectangle = kitti_from_ego_boxes(box_ego), projected_rectangle(sequence.img_from_cam, box_ego)
+    alpha = wrap_angle(rows[:, 6] - np.arctan2(rows[:, 3], rows[:, 5]))
+    score = np.array([track.probability for track in tracks])[track_ids]
+    numbers = np.column_stack([alpha, rectangle, rows, score])
+    text = " ".join(["%.4f"] * numbers.shape[1])
+    return [
+        f"{frames[k]} {track_ids[k]} {kind.name} 0 0 " + text % tuple(numbers[k].tolist()) for k in np.lexsort((track_ids, frames)).tolist()
+    ]
 
 
 def sequence_names(root: Path) -> list[str]:

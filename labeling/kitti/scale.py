@@ -1,14 +1,16 @@
 """Are the ego poses too long or too short? Parked cars tell: at the right scale they stand still in the world."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from labeling.tracks.evidence import Evidence
-from labeling.tracks.settings import GroupSettings
-from labeling.tracks.tracking import associate_group
+from labeling.tracks.tracking import Linked
 
 STRONG_SCORE = 0.5
 """Detections from here on are looked at."""
 FEWEST_TRACKS = 3
+FEWEST_DETECTIONS = 8
 MIN_TRAVEL_M = 5.0
 """A track counts if the ego vehicle moved at least this far while it was seen."""
 MAX_DISTANCE_M = 35.0
@@ -24,15 +26,25 @@ def scaled_poses(world_from_ego: np.ndarray, scale: float) -> np.ndarray:
     return scaled
 
 
+def with_poses(linked: Linked, world_from_ego: np.ndarray) -> Linked:
+    """The same detections around the ego vehicle, in the world of poses (T, 4, 4) that turn like the old ones but stand elsewhere."""
+    evidence = linked.evidence
+    box_world = evidence.box_world.copy()
+    box_world[:, :3] += (world_from_ego - evidence.world_from_ego)[evidence.frame, :3, 3]
+    return replace(linked, evidence=replace(evidence, world_from_ego=world_from_ego, box_world=box_world))
+
+
 def track_scale(evidence: Evidence, chain: np.ndarray) -> tuple[float, float, float] | None:
     """(scale, spread in m, weight) at which one track's object stands stillest; None if the ego moved too little or was too far.
 
     In the world the object is at  scale * ego + arm : the scale that makes this constant is a least-squares fit; a first one is
     robust against single outliers by dropping those beyond three times the median residual.
     """
+    if len(chain) < FEWEST_DETECTIONS:
+        return None
     rows = chain[evidence.sight(chain)[0] < MAX_DISTANCE_M]
     ego = evidence.world_from_ego[evidence.frame[rows], :2, 3]
-    if len(rows) < 8 or np.linalg.norm(ego[-1] - ego[0]) < MIN_TRAVEL_M:
+    if len(rows) < FEWEST_DETECTIONS or np.linalg.norm(ego[-1] - ego[0]) < MIN_TRAVEL_M:
         return None
     arm = evidence.box_world[rows, :2] - ego
     for _ in range(2):
@@ -45,12 +57,12 @@ def track_scale(evidence: Evidence, chain: np.ndarray) -> tuple[float, float, fl
     return scale, spread_m, float((ego_c**2).sum())
 
 
-def estimated_pose_scale(evidences: list[Evidence], settings: list[GroupSettings]) -> float:
+def estimated_pose_scale(linked: list[Linked]) -> float:
     """What the poses' translations must be multiplied with: the weighted median over standing objects; 1 where too few are seen."""
     found = []
-    for evidence, group in zip(evidences, settings, strict=True):
-        evidence, chains = associate_group(evidence.select(evidence.score >= STRONG_SCORE), group)
-        found += [estimate for chain in chains if (estimate := track_scale(evidence, chain)) is not None]
+    for group in linked:
+        strong = (chain[group.evidence.score[chain] >= STRONG_SCORE] for chain in group.chains)
+        found += [estimate for chain in strong if (estimate := track_scale(group.evidence, chain)) is not None]
     good = np.array([(s, w) for s, spread, w in found if abs(s - 1) < MAX_CHANGE and spread < MAX_SPREAD_M]).reshape(-1, 2)
     if len(good) < FEWEST_TRACKS:
         return 1.0

@@ -2,9 +2,12 @@
 
 Each pass is a filter with score bands (strong detections first, weak ones only extend) that lets a track live on unseen as long as
 its place is known; the two passes then vote. What both say stands; what only one says stands unless something better speaks against.
+All groups of classes and both directions run side by side, each in a lane of its own, so that one step serves them all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -12,7 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
-from labeling.tracks.kalman import States, invert_2x2, predict, start_states, update
+from labeling.tracks.kalman import States, predict, start_states, update
 from labeling.tracks.settings import GroupSettings
 from scenes.boxes import Box3D
 
@@ -20,62 +23,91 @@ REFUSED = 1e6
 """Cost of a pair that must not be linked."""
 SIZE_MEMORY = 0.15
 """Share that each new detection has in a living track's remembered size and heading."""
+LOOKS = slice(0, 3)
+"""Columns of `Living.memory`: log sizes, ..."""
+LOOK_YAW, LOOK_Z, SEEN_S = 3, 4, 5
+"""... heading, height of the centre and time of the latest detection."""
 
 
 @dataclass
 class Living:
-    """K tracks of a running pass."""
+    """K tracks of the running passes."""
 
     states: States
+    memory: np.ndarray
+    """(K, 6), see `LOOKS` and what follows it."""
     last: np.ndarray
     """(K,) int64: the latest detection of each."""
-    seen_s: np.ndarray
-    """(K,) time of it."""
-    log_size: np.ndarray
-    """(K, 3)."""
-    yaw: np.ndarray
-    """(K,)."""
-    z: np.ndarray
-    """(K,)."""
+    lane: np.ndarray
+    """(K,) int64: twice the group, plus one for the pass that runs backwards."""
 
-    def take(self, index) -> "Living":
+    def take(self, index: np.ndarray) -> "Living":
         """The tracks of a mask or an index array."""
-        return Living(self.states.take(index), *(getattr(self, name)[index] for name in ("last", "seen_s", "log_size", "yaw", "z")))
+        return Living(self.states.take(index), self.memory[index], self.last[index], self.lane[index])
+
+    def append(self, other: "Living") -> "Living":
+        """These and the others."""
+        parts = ((getattr(self, name), getattr(other, name)) for name in ("memory", "last", "lane"))
+        return Living(self.states.append(other.states), *(np.concatenate(pair) for pair in parts))
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What the passes need of the detections, worked out once."""
+    """What the passes need of the detections, worked out once; columns of settings have one value a lane."""
 
-    evidence: Evidence
+    box: np.ndarray
     covariance: np.ndarray
-    log_size: np.ndarray
+    memory: np.ndarray
+    """(N, 6) what a track born of each detection remembers."""
+    class_id: np.ndarray
+    score: np.ndarray
+    has_velocity: np.ndarray
+    """(N,) bool."""
+    link: dict[str, np.ndarray]
+    motion: dict[str, np.ndarray]
+    noise: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, evidence: Evidence, settings: GroupSettings) -> "Detected":
-        """From evidence of one group."""
-        return cls(evidence, evidence.position_covariance(settings.noise), np.log(evidence.box_world[:, SIZE_COLUMNS]))
+    def of(cls, evidence: Evidence, group: np.ndarray, settings: list[GroupSettings]) -> "Detected":
+        """From evidence of several groups; `group` (N,) says whose settings hold for each detection."""
+        covariance = np.empty((len(evidence), 2, 2))
+        for number, one in enumerate(settings):
+            rows = np.flatnonzero(group == number)
+            covariance[rows] = evidence.position_covariance(one.noise, rows)
+        box = evidence.box_world
+        columns = (np.log(box[:, SIZE_COLUMNS]), box[:, Box3D.YAW], box[:, Box3D.Z], evidence.time_s[evidence.frame])
+        tables = (_lane_table([getattr(one, part) for one in settings]) for part in ("link", "motion", "noise"))
+        known = np.asarray(np.isfinite(box[:, Box3D.VX : Box3D.VY + 1]).all(axis=1))
+        return cls(box, covariance, np.column_stack(columns), evidence.class_id, evidence.score, known, *tables)
 
 
-def link_costs(living: Living, detected: Detected, rows: np.ndarray, settings: GroupSettings) -> np.ndarray:
-    """(K, D) negative log likelihood of each pair of predicted track and detection, `REFUSED` beyond the gates."""
-    link, noise = settings.link, settings.noise
-    box = detected.evidence.box_world[rows]
-    offset = box[None, :, :2] - living.states.mean[:, None, :2]
-    inverse, det = invert_2x2(living.states.cov[:, None, :2, :2] + detected.covariance[None, rows])
-    dx, dy = offset[..., 0], offset[..., 1]
-    distance2 = dx * dx * inverse[..., 0, 0] + 2 * dx * dy * inverse[..., 0, 1] + dy * dy * inverse[..., 1, 1]
-    if not distance2.size:
-        return distance2
-    size = (((detected.log_size[rows][None] - living.log_size[:, None]) / 0.3) ** 2).sum(-1)
-    yaw = (folded_angle(box[None, :, Box3D.YAW] - living.yaw[:, None]) / noise.yaw_rad) ** 2
-    height = ((box[None, :, Box3D.Z] - living.z[:, None]) / (2 * noise.height_m)) ** 2
-    classes = detected.evidence.class_id
-    other = classes[rows][None] != classes[living.last][:, None]
-    cost = (distance2 + np.log(det)) / 2 + link.size_weight * size / 2 + link.yaw_weight * np.minimum(yaw, 9) / 2
-    cost = cost + np.minimum(height, 9) / 2 + link.class_cost * other
-    refused = (distance2 > link.gate_sigma**2) | ((offset**2).sum(-1) > link.gate_m**2) | (size > 36)
-    return np.where(refused, REFUSED, cost)
+def _lane_table(parts: Sequence[object]) -> dict[str, np.ndarray]:
+    """The numbers of one part of each group's settings, by name: one value a lane."""
+    return {name: np.repeat([float(getattr(part, name)) for part in parts], 2) for name in vars(parts[0])}
+
+
+def link_costs(living: Living, rows: np.ndarray, lane: np.ndarray, detected: Detected) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (track, position in `rows`, cost) within the gates; the cost is a negative log likelihood. `lane` (D,) is each row's."""
+    link, noise = detected.link, detected.noise
+    xy = detected.box[rows, :2]
+    dx, dy = xy[:, 0] - living.states.mean[:, 0, None], xy[:, 1] - living.states.mean[:, 1, None]
+    i, j = np.nonzero((dx * dx + dy * dy <= link["gate_m"][lane] ** 2) & (living.lane[:, None] == lane))
+    if not len(i):
+        return i, j, np.zeros(0)
+    dx, dy, row, mine = dx[i, j], dy[i, j], rows[j], lane[j]
+    cov = living.states.cov[i, :2, :2] + detected.covariance[row]
+    xx, xy_, yy = cov[:, 0, 0], cov[:, 0, 1], cov[:, 1, 1]
+    det = xx * yy - xy_ * xy_
+    distance2 = (dx * dx * yy - 2 * dx * dy * xy_ + dy * dy * xx) / det
+    change = detected.memory[row] - living.memory[i]
+    size = (change[:, LOOKS] ** 2).sum(axis=1) / 0.3**2
+    yaw = (folded_angle(change[:, LOOK_YAW]) / noise["yaw_rad"][mine]) ** 2
+    height = (change[:, LOOK_Z] / (2 * noise["height_m"][mine])) ** 2
+    cost = (distance2 + np.log(det) + link["size_weight"][mine] * size + link["yaw_weight"][mine] * np.minimum(yaw, 9)) / 2
+    cost += np.minimum(height, 9) / 2
+    cost += link["class_cost"][mine] * (detected.class_id[row] != detected.class_id[living.last[i]])
+    allowed = (distance2 <= link["gate_sigma"][mine] ** 2) & (size <= 36)
+    return i[allowed], j[allowed], cost[allowed]
 
 
 def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,143 +119,160 @@ def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row[allowed], column[allowed]
 
 
-class DirectedPass:
-    """One run over all frames in one direction; `links` collects (earlier detection, later detection, cost)."""
+def assign_pairs(i: np.ndarray, j: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Indices of the pairs (i, j) that are kept: each i and j once, as many as possible, then the cheapest. All others are refused."""
+    if len(set(i.tolist())) == len(i) and len(set(j.tolist())) == len(j):
+        return np.arange(len(i))
+    rows, row = np.unique(i, return_inverse=True)
+    columns, column = np.unique(j, return_inverse=True)
+    table, number = np.full((len(rows), len(columns)), REFUSED), np.zeros((len(rows), len(columns)), dtype=np.int64)
+    table[row, column], number[row, column] = cost, np.arange(len(i))
+    return number[assign(table)]
 
-    def __init__(self, detected: Detected, settings: GroupSettings, backwards: bool) -> None:
-        self.detected, self.settings, self.backwards = detected, settings, backwards
-        self.links: list[tuple[int, int, float]] = []
-        self.living = self._born(np.zeros(0, dtype=np.int64))
 
-    def run(self) -> list[tuple[int, int, float]]:
-        """Goes over all frames; returns the links."""
-        evidence = self.detected.evidence
-        rows_by_frame = evidence.rows_by_frame()
-        order = range(len(rows_by_frame))
-        before_s = None
-        for frame in reversed(order) if self.backwards else order:
-            now_s, rows = float(evidence.time_s[frame]), rows_by_frame[frame]
-            if len(self.living.last) and before_s is not None:
-                self._advance(now_s, now_s - before_s)
-            if len(rows):
-                self._observe(rows, now_s)
-            before_s = now_s
-        return self.links
+class Passes:
+    """One run over all frames, forwards and backwards at once; `links` collects (earlier detection, later detection, cost)."""
 
-    def _advance(self, now_s: float, step_s: float) -> None:
-        link, motion = self.settings.link, self.settings.motion
-        self.living.states = predict(self.living.states, step_s, motion.acceleration_mps2)
-        spread_m = np.sqrt(np.maximum(self.living.states.cov[:, 0, 0], self.living.states.cov[:, 1, 1]))
-        unseen_s = np.abs(now_s - self.living.seen_s) - abs(step_s)
-        keep = (unseen_s < link.coast_s) & ((spread_m < link.coast_std_m) | (unseen_s <= 1e-6))
+    def __init__(self, detected: Detected) -> None:
+        self.detected = detected
+        self.links: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        none = np.zeros(0, dtype=np.int64)
+        self.living = self._born(none, none)
+
+    def run(self, time_s: np.ndarray, frame: np.ndarray, group: np.ndarray) -> None:
+        """Goes over all frames. `time_s` (T,) of the frames, `frame` and `group` (N,) of the detections."""
+        num_frames, num = len(time_s), len(frame)
+        step = np.concatenate([frame, num_frames - 1 - frame])
+        order = np.argsort(step, kind="stable")
+        lanes = np.concatenate([2 * group, 2 * group + 1])[order]
+        rows = np.concatenate([np.arange(num), np.arange(num)])[order]
+        edges = np.searchsorted(step[order], np.arange(num_frames + 1)).tolist()
+        clock_s = np.stack([time_s, time_s[::-1]], axis=1)
+        for k, (begin, end) in enumerate(pairwise(edges)):
+            if len(self.living.last) and k:
+                self._advance(clock_s[k], clock_s[k] - clock_s[k - 1])
+            if end > begin:
+                self._observe(rows[begin:end], lanes[begin:end])
+
+    def _advance(self, now_s: np.ndarray, step_s: np.ndarray) -> None:
+        living, link = self.living, self.detected.link
+        backwards = living.lane & 1
+        dt_s = step_s[backwards]
+        living.states = predict(living.states, dt_s, self.detected.motion["acceleration_mps2"][living.lane])
+        spread2 = np.maximum(living.states.cov[:, 0, 0], living.states.cov[:, 1, 1])
+        unseen_s = np.abs(now_s[backwards] - living.memory[:, SEEN_S]) - np.abs(dt_s)
+        known = (spread2 < link["coast_std_m"][living.lane] ** 2) | (unseen_s <= 1e-6)
+        keep = known & (unseen_s < link["coast_s"][living.lane])
         if not keep.all():
-            self.living = self.living.take(keep)
+            self.living = living.take(keep)
 
-    def _observe(self, rows: np.ndarray, now_s: float) -> None:
-        link, score = self.settings.link, self.detected.evidence.score
-        free = np.ones(len(self.living.last), dtype=bool)
-        unclaimed = []
-        for band in (rows[score[rows] >= link.high_score], rows[score[rows] < link.high_score]):
-            if not len(band):
-                continue
-            tracks = np.flatnonzero(free)
-            living = self.living if len(tracks) == len(free) else self.living.take(tracks)
-            k, d = assign(cost := link_costs(living, self.detected, band, self.settings))
-            self._extend(tracks[k], band[d], cost[k, d], now_s)
-            free[tracks[k]] = False
-            unclaimed.append(np.delete(band, d))
-        born = np.concatenate(unclaimed)
-        born = born[score[born] >= link.birth_score]
-        if len(born):
-            self._join(self._born(born))
+    def _observe(self, rows: np.ndarray, lanes: np.ndarray) -> None:
+        link, score = self.detected.link, self.detected.score[rows]
+        claimed = np.zeros(len(rows), dtype=bool)
+        if len(self.living.last):
+            i, j, cost = link_costs(self.living, rows, lanes, self.detected)
+            strong = score[j] >= link["high_score"][lanes[j]]
+            first = np.flatnonzero(strong)
+            first = first[assign_pairs(i[first], j[first], cost[first])]
+            taken = np.zeros(len(self.living.last), dtype=bool)
+            taken[i[first]] = True
+            second = np.flatnonzero(~strong & ~taken[i])
+            second = second[assign_pairs(i[second], j[second], cost[second])]
+            chosen = np.concatenate([first, second])
+            if len(chosen):
+                self._extend(i[chosen], rows[j[chosen]], cost[chosen])
+                claimed[j[chosen]] = True
+        born = ~claimed & (score >= link["birth_score"][lanes])
+        if born.any():
+            self.living = self.living.append(self._born(rows[born], lanes[born]))
 
-    def _extend(self, tracks: np.ndarray, rows: np.ndarray, cost: np.ndarray, now_s: float) -> None:
-        if not len(tracks):
-            return
-        living, box = self.living, self.detected.evidence.box_world[rows]
-        for a, b, c in zip(living.last[tracks].tolist(), rows.tolist(), cost.tolist(), strict=True):
-            self.links.append((b, a, c) if self.backwards else (a, b, c))
-        states = update(living.states.take(tracks), box[:, :2], self.detected.covariance[rows], slice(0, 2))
-        velocity = box[:, Box3D.VX : Box3D.VY + 1]
-        known = np.asarray(np.isfinite(velocity).all(axis=1))
+    def _extend(self, tracks: np.ndarray, rows: np.ndarray, cost: np.ndarray) -> None:
+        living, detected = self.living, self.detected
+        before, backwards = living.last[tracks], (living.lane[tracks] & 1).astype(bool)
+        self.links.append((np.where(backwards, rows, before), np.where(backwards, before, rows), cost))
+        states = update(living.states.take(tracks), detected.box[rows, :2], detected.covariance[rows], slice(0, 2))
+        known = detected.has_velocity[rows]
         if known.any():
-            noise = np.where(known, self.settings.noise.velocity_mps, 1e3)[:, None, None] ** 2 * np.eye(2)
-            states = update(states, np.where(known[:, None], velocity, 0.0), noise, slice(2, 4))
+            velocity = np.where(known[:, None], detected.box[rows, Box3D.VX : Box3D.VY + 1], 0.0)
+            noise = np.where(known, detected.noise["velocity_mps"][living.lane[tracks]], 1e3)[:, None, None] ** 2 * np.eye(2)
+            states = update(states, velocity, noise, slice(2, 4))
         living.states.mean[tracks], living.states.cov[tracks] = states.mean, states.cov
-        living.last[tracks], living.seen_s[tracks] = rows, now_s
-        living.log_size[tracks] += SIZE_MEMORY * (self.detected.log_size[rows] - living.log_size[tracks])
-        living.yaw[tracks] += 0.5 * folded_angle(box[:, Box3D.YAW] - living.yaw[tracks])
-        living.z[tracks] += 0.5 * (box[:, Box3D.Z] - living.z[tracks])
+        living.last[tracks] = rows
+        memory, seen = living.memory[tracks], detected.memory[rows]
+        memory[:, LOOKS] += SIZE_MEMORY * (seen[:, LOOKS] - memory[:, LOOKS])
+        memory[:, LOOK_YAW] += 0.5 * folded_angle(seen[:, LOOK_YAW] - memory[:, LOOK_YAW])
+        memory[:, LOOK_Z] += 0.5 * (seen[:, LOOK_Z] - memory[:, LOOK_Z])
+        memory[:, SEEN_S] = seen[:, SEEN_S]
+        living.memory[tracks] = memory
 
-    def _born(self, rows: np.ndarray) -> Living:
-        evidence, motion, noise = self.detected.evidence, self.settings.motion, self.settings.noise
-        box = evidence.box_world[rows]
-        speeds = (motion.speed_mps, motion.side_speed_mps, noise.velocity_mps)
-        velocity = box[:, Box3D.VX : Box3D.VY + 1]
-        states = start_states(box[:, :2], self.detected.covariance[rows], box[:, Box3D.YAW], velocity, speeds)
-        time_s = evidence.time_s[evidence.frame[rows]]
-        return Living(states, rows.copy(), time_s, self.detected.log_size[rows], box[:, Box3D.YAW].copy(), box[:, Box3D.Z].copy())
-
-    def _join(self, born: Living) -> None:
-        living = self.living
-        rest = (np.concatenate([getattr(living, n), getattr(born, n)]) for n in ("last", "seen_s", "log_size", "yaw", "z"))
-        self.living = Living(living.states.append(born.states), *rest)
+    def _born(self, rows: np.ndarray, lanes: np.ndarray) -> Living:
+        detected = self.detected
+        box, motion, noise = detected.box[rows], detected.motion, detected.noise
+        speeds = np.stack([motion["speed_mps"], motion["side_speed_mps"], noise["velocity_mps"]], axis=1)[lanes]
+        states = start_states(box[:, :2], detected.covariance[rows], box[:, Box3D.YAW], box[:, Box3D.VX : Box3D.VY + 1], speeds)
+        return Living(states, detected.memory[rows], rows, lanes)
 
 
-def reconcile(forward: list[tuple[int, int, float]], backward: list[tuple[int, int, float]]) -> list[tuple[int, int]]:
-    """The links that stand: each detection has at most one before and one after it, and the votes kept are the most.
+def reconcile(before: np.ndarray, after: np.ndarray, cost: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """The links (earlier, later of `num` detections) that stand: each detection has one before and one after it at most.
 
     A link weighs 1 a direction that made it, a little more the cheaper it was; each group of rivals is solved by assignment.
     """
-    votes: dict[tuple[int, int], float] = {}
-    for a, b, cost in forward + backward:
-        votes[a, b] = votes.get((a, b), 0.0) + 1.0 + 0.3 / (1.0 + np.exp(np.clip(cost / 4, -30, 30)))
-    if not votes:
-        return []
-    pairs = np.array(list(votes), dtype=np.int64)
-    weight = np.array(list(votes.values()))
-    number = pairs.max() + 1
-    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], number + pairs[:, 1])), shape=(2 * number, 2 * number))
-    label = connected_components(graph, directed=False)[1][pairs[:, 0]]
-    order = np.argsort(label, kind="stable")
-    kept: list[tuple[int, int]] = []
-    for group in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
-        kept += _best_of_rivals(pairs[group], weight[group])
-    return kept
+    key, inverse = np.unique(before * num + after, return_inverse=True)
+    weight = np.bincount(inverse, 1.0 + 0.3 / (1.0 + np.exp(np.clip(cost / 4, -30, 30))), minlength=len(key))
+    before, after = key // max(num, 1), key % max(num, 1)
+    rival = (np.bincount(before, minlength=num)[before] > 1) | (np.bincount(after, minlength=num)[after] > 1)
+    kept = [np.flatnonzero(~rival)]
+    rows = np.flatnonzero(rival)
+    if len(rows):
+        graph = coo_matrix((np.ones(len(rows)), (before[rows], num + after[rows])), shape=(2 * num, 2 * num))
+        label = connected_components(graph, directed=False)[1][before[rows]]
+        order = np.argsort(label, kind="stable")
+        parts = np.split(rows[order], np.flatnonzero(np.diff(label[order])) + 1)
+        kept += [part[_best_of_rivals(before[part], after[part], weight[part])] for part in parts]
+    chosen = np.concatenate(kept)
+    return before[chosen], after[chosen]
 
 
-def _best_of_rivals(pairs: np.ndarray, weight: np.ndarray) -> list[tuple[int, int]]:
-    if len(pairs) == 1:
-        return [tuple(pairs[0].tolist())]
-    before, row = np.unique(pairs[:, 0], return_inverse=True)
-    after, column = np.unique(pairs[:, 1], return_inverse=True)
-    gain = np.zeros((len(before), len(after)))
-    gain[row, column] = weight
+def _best_of_rivals(before: np.ndarray, after: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    rows, row = np.unique(before, return_inverse=True)
+    columns, column = np.unique(after, return_inverse=True)
+    gain, number = np.zeros((len(rows), len(columns))), np.zeros((len(rows), len(columns)), dtype=np.int64)
+    gain[row, column], number[row, column] = weight, np.arange(len(weight))
     i, j = linear_sum_assignment(-gain)
-    return [(int(before[a]), int(after[b])) for a, b in zip(i, j, strict=True) if gain[a, b] > 0]
+    return number[i, j][gain[i, j] > 0]
 
 
-def chains_of(links: list[tuple[int, int]], num_detections: int, alone: np.ndarray) -> list[np.ndarray]:
+def chains_of(before: np.ndarray, after: np.ndarray, num_detections: int, alone: np.ndarray) -> list[np.ndarray]:
     """Chains of detection indices in time order; detections without links form chains of one where `alone` (N,) allows it."""
-    after = np.full(num_detections, -1, dtype=np.int64)
-    has_before = np.zeros(num_detections, dtype=bool)
-    for a, b in links:
-        after[a] = b
-        has_before[b] = True
-    chains = []
-    for first in np.flatnonzero(~has_before & ((after >= 0) | alone)):
-        chain = [int(first)]
-        while after[chain[-1]] >= 0:
-            chain.append(int(after[chain[-1]]))
-        chains.append(np.array(chain, dtype=np.int64))
-    return chains
+    origin = np.full(num_detections, -1, dtype=np.int64)
+    origin[after] = before
+    linked = np.zeros(num_detections, dtype=bool)
+    linked[before] = linked[after] = True
+    head = np.arange(num_detections).tolist()
+    for row, source in enumerate(origin.tolist()):  # a link's earlier detection comes first, so its head is known
+        if source >= 0:
+            head[row] = head[source]
+    rows = np.flatnonzero(linked | alone)
+    first = np.array(head, dtype=np.int64)[rows]
+    order = np.argsort(first, kind="stable")
+    return np.split(rows[order], np.flatnonzero(np.diff(first[order])) + 1) if len(rows) else []
+
+
+def associate_groups(evidence: Evidence, group: np.ndarray, settings: list[GroupSettings]) -> list[list[np.ndarray]]:
+    """For each group its chains of detection indices, each one object as far as filters without hindsight can tell."""
+    if not len(evidence):
+        return [[] for _ in settings]
+    passes = Passes(Detected.of(evidence, group, settings))
+    passes.run(evidence.time_s, evidence.frame, group)
+    none = np.zeros(0, dtype=np.int64)
+    before, after, cost = (np.concatenate(column) for column in zip((none, none, np.zeros(0)), *passes.links, strict=True))
+    births = np.array([one.link.birth_score for one in settings])
+    chains = chains_of(*reconcile(before, after, cost, len(evidence)), len(evidence), evidence.score >= births[group])
+    number = group[[chain[0] for chain in chains]] if chains else none
+    return [[chain for chain, mine in zip(chains, number.tolist(), strict=True) if mine == k] for k in range(len(settings))]
 
 
 def associate(evidence: Evidence, settings: GroupSettings) -> list[np.ndarray]:
-    """Chains of detection indices, each one object as far as filters without hindsight can tell."""
-    if not len(evidence):
-        return []
-    detected = Detected.of(evidence, settings)
-    forward = DirectedPass(detected, settings, backwards=False).run()
-    backward = DirectedPass(detected, settings, backwards=True).run()
-    return chains_of(reconcile(forward, backward), len(evidence), evidence.score >= settings.link.birth_score)
+    """The chains of one group's evidence."""
+    return associate_groups(evidence, np.zeros(len(evidence), dtype=np.int64), [settings])[0]

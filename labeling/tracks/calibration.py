@@ -13,13 +13,12 @@ import tyro
 from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 
-from labeling.clip_labels import read_evidence
-from labeling.tracks.completion import track_frames
+from labeling.detections import read_evidence
 from labeling.tracks.confidence import FEATURES, box_features, fitted_weights, logistic
 from labeling.tracks.evidence import Evidence, evidence_from_layer
 from labeling.tracks.settings import GroupSettings, TrackingSettings
-from labeling.tracks.tracking import associate_group
-from labeling.tracks.trajectory import SolvedTrack, solve_track
+from labeling.tracks.tracking import link_clip
+from labeling.tracks.trajectory import SolvedTracks, solve_tracks
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError
 from scenes.layers import LabelLayer
@@ -31,35 +30,30 @@ MIN_VISIBILITY = 0.05
 FEWEST_BOXES = 50
 
 
-def right_boxes(tracks: list[SolvedTrack], truth: LabelLayer, settings: GroupSettings) -> list[np.ndarray]:
-    """For each track (F,): 1 a right box, -1 a wrong one, 0 neither (its truth is hidden, or the frame is not labelled)."""
-    verdict = [np.zeros(len(track.frames), dtype=np.int64) for track in tracks]
-    by_frame: dict[int, list[tuple[int, int]]] = {}
-    for k, track in enumerate(tracks):
-        for row, frame in enumerate(track.frames.tolist()):
-            by_frame.setdefault(frame, []).append((k, row))
-    for frame, members in by_frame.items():
+def right_boxes(tracks: SolvedTracks, truth: LabelLayer, settings: GroupSettings) -> np.ndarray:
+    """For each frame row of the tracks (F,): 1 a right box, -1 a wrong one, 0 neither (hidden truth, frames without labels)."""
+    verdict = np.zeros(len(tracks.frame), dtype=np.int64)
+    for frame in np.unique(tracks.frame).tolist():
         boxes_world = truth.boxes_world.get(frame)
         if boxes_world is None:
             continue
         boxes_world = boxes_world.select(np.isin(boxes_world.class_id, settings.class_ids))
-        found = np.stack([tracks[k].box_world[row, :2] for k, row in members])
-        apart_m = np.linalg.norm(found[:, None] - boxes_world.box[None, :, :2], axis=-1)
+        rows = np.flatnonzero(tracks.frame == frame)
+        apart_m = np.linalg.norm(tracks.box_world[rows, None, :2] - boxes_world.box[None, :, :2], axis=-1)
         gain = np.where(apart_m < RIGHT_M, RIGHT_M - apart_m, 0.0)
         pairs = {i: j for i, j in zip(*linear_sum_assignment(-gain), strict=True) if gain[i, j] > 0}
         hidden = boxes_world.ignore | (boxes_world.visibility < MIN_VISIBILITY)
-        for i, (k, row) in enumerate(members):
-            verdict[k][row] = -1 if i not in pairs else 0 if hidden[pairs[i]] else 1
+        for i, row in enumerate(rows.tolist()):
+            verdict[row] = -1 if i not in pairs else 0 if hidden[pairs[i]] else 1
     return verdict
 
 
 def labelled_features(evidence: Evidence, truth: LabelLayer, settings: GroupSettings) -> tuple[np.ndarray, np.ndarray]:
     """Features (R, 7) and verdicts (R,) of all boxes of a group in one clip."""
-    evidence, chains = associate_group(evidence, settings)
-    tracks = [solve_track(evidence, chain, track_frames(evidence, chain, settings), settings) for chain in chains]
-    features = [box_features(track, evidence) for track in tracks]
-    verdict = right_boxes(tracks, truth, settings)
-    return np.concatenate([np.zeros((0, len(FEATURES))), *features]), np.concatenate([np.zeros(0, dtype=np.int64), *verdict])
+    (linked,) = link_clip(evidence, TrackingSettings((settings,)))
+    linked = linked.stitched()
+    tracks = solve_tracks(linked.evidence, linked.chains, settings)
+    return box_features(tracks, linked.evidence), right_boxes(tracks, truth, settings)
 
 
 def calibrated(clips: list[tuple[Evidence, LabelLayer]], settings: TrackingSettings, ridge: float = 20.0) -> TrackingSettings:
@@ -98,7 +92,8 @@ def main(
         if evidence is not None:
             seen = evidence_from_layer(clip, clip.layer(evidence))
         else:
-            seen = read_evidence(clip, path / "labeling" / str(artefacts) / "evidence.npz")
+            folder = path / "labeling" / str(artefacts)
+            seen = read_evidence(clip, *(p for p in (folder / "teacher.npz", folder / "evidence.npz") if p.is_file()))
         pairs.append((seen, clip.layer(truth)))
     if not pairs:
         raise DataError("calibration: expected clips with truth, got none; give some")

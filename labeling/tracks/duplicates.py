@@ -4,7 +4,7 @@ import numpy as np
 
 from labeling.tracks.evidence import Evidence
 from labeling.tracks.overlap import ground_iou
-from labeling.tracks.trajectory import SolvedTrack
+from labeling.tracks.trajectory import SolvedTracks
 
 
 def pairs_in_frames(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -19,8 +19,8 @@ def pairs_in_frames(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def clashing_pairs(frame: np.ndarray, box: np.ndarray, max_iou: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs i < j of boxes (N, 9) of one frame that overlap by more than `max_iou`, seen from above; `frame` (N,) ascends."""
     i, j = pairs_in_frames(frame)
-    reach = (box[i, 3] + box[i, 4] + box[j, 3] + box[j, 4]) / 2
-    near = (np.abs(box[i, :2] - box[j, :2]) < reach[:, None]).all(axis=1)
+    half = (box[:, 3] + box[:, 4]) / 2
+    near = (np.abs(box[i, 0] - box[j, 0]) < half[i] + half[j]) & (np.abs(box[i, 1] - box[j, 1]) < half[i] + half[j])
     i, j = i[near], j[near]
     clash = ground_iou(box[i], box[j]) > max_iou
     return i[clash], j[clash]
@@ -37,29 +37,29 @@ def single_detections(evidence: Evidence, max_iou: float) -> Evidence:
     return evidence if keep.all() else evidence.select(keep)
 
 
-def without_duplicates(tracks: list[SolvedTrack], strength: np.ndarray, kept: list[np.ndarray], max_iou: float) -> list[np.ndarray]:
-    """The masks `kept` of each track's frames, with the weaker track's unmeasured frames taken out where two overlap.
+def without_duplicates(tracks: SolvedTracks, strength: np.ndarray, kept: np.ndarray, max_iou: float) -> np.ndarray:
+    """The mask `kept` (F,) of the frame rows, with the weaker track's unmeasured frames taken out where two overlap.
 
-    A weaker track that overlaps in more than half of its frames is a duplicate and goes altogether.
+    A weaker track, by `strength` (K,), that overlaps in more than half of its frames is a duplicate and goes altogether.
     """
-    if not tracks:
-        return kept
-    kept = [mask.copy() for mask in kept]
-    owner = np.concatenate([np.full(mask.sum(), k) for k, mask in enumerate(kept)])
-    row = np.concatenate([np.flatnonzero(mask) for mask in kept])
-    frame = np.concatenate([track.frames[mask] for track, mask in zip(tracks, kept, strict=True)])
-    box = np.concatenate([track.box_world[mask] for track, mask in zip(tracks, kept, strict=True)])
-    order = np.argsort(frame, kind="stable")
-    i, j = (order[side] for side in clashing_pairs(frame[order], box[order], max_iou))
-    meetings: dict[tuple[int, int], list[int]] = {}
-    for a, b in zip(i.tolist(), j.tolist(), strict=True):
-        strong, weak = (a, b) if strength[owner[a]] >= strength[owner[b]] else (b, a)
-        meetings.setdefault((int(owner[strong]), int(owner[weak])), []).append(int(row[weak]))
-    for (strong, weak), rows in sorted(meetings.items(), key=lambda item: -strength[item[0][0]]):
-        if not kept[strong].any():
+    kept = kept.copy()
+    row = np.flatnonzero(kept)
+    row = row[np.argsort(tracks.frame[row], kind="stable")]
+    i, j = (row[side] for side in clashing_pairs(tracks.frame[row], tracks.box_world[row], max_iou))
+    owner, num = tracks.life.owner, len(tracks)
+    first = strength[owner[i]] >= strength[owner[j]]
+    strong, weak = np.where(first, i, j), np.where(first, j, i)
+    meeting, number = np.unique(owner[strong] * num + owner[weak], return_inverse=True)
+    left = tracks.life.sums(kept.astype(np.int64))
+    for k in np.argsort(-strength[meeting // max(num, 1)], kind="stable").tolist():
+        better, worse = divmod(int(meeting[k]), num)
+        if not left[better]:
             continue
-        if 2 * len(rows) > kept[weak].sum():
-            kept[weak][:] = False
+        rows = weak[number == k]
+        mine = slice(tracks.life.first[worse], tracks.life.end[worse])
+        if 2 * len(rows) > left[worse]:
+            kept[mine] = False
         else:
-            kept[weak][rows] &= tracks[weak].is_measured[rows]
+            kept[rows] &= tracks.is_measured[rows]
+        left[worse] = kept[mine].sum()
     return kept

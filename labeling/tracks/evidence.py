@@ -13,8 +13,8 @@ from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, invert_rigid, transform_points
 from scenes.layers import LabelLayer
 
-InView = Callable[[int, np.ndarray], np.ndarray]
-"""(frame index, points_world (M, 3)) to (M,) bool: whether the sensors could see an object there."""
+InView = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(frame indices (M,), points_world (M, 3)) to (M,) bool: whether the sensors could see an object there and then."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Evidence:
     """(N,) int64."""
     score: np.ndarray
     """(N,) float64, the probability that the detection is an object."""
+    covariance: np.ndarray | None = None
+    """(N, 2, 2) of the centre on the ground, where the source knows it; NaN rows and None: the settings say it."""
+    source: np.ndarray | None = None
+    """(N,) object array of str: who says so ("" or None where there is one source only)."""
 
     def __post_init__(self) -> None:
         if len(self.frame) and (self.frame.min() < 0 or self.frame.max() >= len(self.timestamps_ns)):
@@ -62,8 +66,23 @@ class Evidence:
 
     def select(self, index: np.ndarray) -> "Evidence":
         """The detections of a mask or ascending index array."""
-        kept = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("timestamps_ns", "world_from_ego")}
+        kept = {name: column[index] for name, column in self.columns().items()}
         return Evidence(self.timestamps_ns, self.world_from_ego, **kept)
+
+    @classmethod
+    def concatenate(cls, parts: "list[Evidence]") -> "Evidence":
+        """The detections of several evidences of one clip, sorted by frame."""
+        columns: dict[str, np.ndarray] = {}
+        names = [name for name in parts[0].columns() if all(name in part.columns() for part in parts)]
+        for name in names:
+            columns[name] = np.concatenate([part.columns()[name] for part in parts])
+        order = np.argsort(columns["frame"], kind="stable")
+        return cls(parts[0].timestamps_ns, parts[0].world_from_ego, **{name: column[order] for name, column in columns.items()})
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What there is of each detection, by name."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("timestamps_ns", "world_from_ego")}
+        return {name: column for name, column in given.items() if column is not None}
 
     def rows_by_frame(self) -> list[np.ndarray]:
         """For each frame the indices of its detections."""
@@ -76,17 +95,24 @@ class Evidence:
         return distance_m, offset / np.maximum(distance_m, 1e-6)[:, None]
 
     def position_covariance(self, noise: NoiseSettings, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(N, 2, 2): long along the ray of sight, short across it, larger for weak scores; or of `rows` only."""
+        """(N, 2, 2): long along the ray of sight, short across it, larger for weak scores; or of `rows` only.
+
+        Where the source knows its own covariance that one stands.
+        """
         distance_m, along = self.sight(rows)
         weak = 1 + (noise.weak_factor - 1) * (1 - np.clip(self.score[rows], 0, 1))
         radial = ((noise.radial_m + noise.radial_per_m * distance_m) * weak) ** 2
         lateral = ((noise.lateral_m + noise.lateral_per_m * distance_m) * weak) ** 2
         outer = along[:, :, None] * along[:, None, :]
-        return lateral[:, None, None] * np.eye(2) + (radial - lateral)[:, None, None] * outer
+        assumed = lateral[:, None, None] * np.eye(2) + (radial - lateral)[:, None, None] * outer
+        if self.covariance is None:
+            return assumed
+        given = self.covariance[rows]
+        return np.where(np.all(np.isfinite(given), axis=(1, 2), keepdims=True), given, assumed)
 
 
-def evidence_from_layer(clip: Clip, layer: LabelLayer) -> Evidence:
-    """A layer's boxes as evidence; ignored ones are left out, its track ids are not looked at."""
+def evidence_from_layer(clip: Clip, layer: LabelLayer, source: str = "") -> Evidence:
+    """A layer's boxes as evidence; ignored ones are left out, its track ids are not looked at. `source` names where it came from."""
     outside = sorted(i for i in layer.boxes_world if not 0 <= i < len(clip))
     if outside:
         raise DataError(
@@ -105,26 +131,28 @@ def evidence_from_layer(clip: Clip, layer: LabelLayer) -> Evidence:
         boxes_world.box,
         boxes_world.class_id,
         np.clip(boxes_world.score, 0.0, 1.0),
+        source=np.full(int(keep.sum()), source, dtype=object),
     )
 
 
 def rig_in_view(clip: Clip) -> InView:
     """Whether a point lies in the picture of any live camera of a frame."""
 
-    def in_view(frame_index: int, points_world: np.ndarray) -> np.ndarray:
-        frame = clip.frames[frame_index]
-        points_ego = transform_points(invert_rigid(frame.world_from_ego), points_world)
+    def in_view(frames: np.ndarray, points_world: np.ndarray) -> np.ndarray:
         seen = np.zeros(len(points_world), dtype=bool)
-        for name, view in frame.views.items():
-            if view.alive:
-                points_cam = transform_points(clip.cam_from_ego_at_ref(frame_index, name), points_ego)
-                seen |= clip.rig[name].project(points_cam)[1]
+        for index in np.unique(frames).tolist():
+            rows, frame = np.flatnonzero(frames == index), clip.frames[index]
+            points_ego = transform_points(invert_rigid(frame.world_from_ego), points_world[rows])
+            for name, view in frame.views.items():
+                if view.alive:
+                    points_cam = transform_points(clip.cam_from_ego_at_ref(index, name), points_ego)
+                    seen[rows] |= clip.rig[name].project(points_cam)[1]
         return seen
 
     return in_view
 
 
-def everywhere(frame_index: int, points_world: np.ndarray) -> np.ndarray:
+def everywhere(frames: np.ndarray, points_world: np.ndarray) -> np.ndarray:
     """An `InView` for sensors that see all around."""
     return np.ones(len(points_world), dtype=bool)
 

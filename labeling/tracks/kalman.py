@@ -24,38 +24,42 @@ class States:
         return States(np.concatenate([self.mean, other.mean]), np.concatenate([self.cov, other.cov]))
 
 
-def start_states(xy: np.ndarray, xy_cov: np.ndarray, yaw: np.ndarray, velocity: np.ndarray, speeds: tuple[float, float, float]) -> States:
+def start_states(xy: np.ndarray, xy_cov: np.ndarray, yaw: np.ndarray, velocity: np.ndarray, speeds: np.ndarray) -> States:
     """New states at detections: the velocity is the source's where it is finite, else 0 with the spread of the class.
 
-    `speeds` are standard deviations: along the heading, across it, and of a source's velocity (m/s).
+    `speeds` (3,) or (K, 3) are standard deviations: along the heading, across it, and of a source's velocity (m/s).
     """
-    along_mps, across_mps, given_mps = speeds
-    direction = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1)
-    outer = direction[:, :, None] * direction[:, None, :]
-    known = np.asarray(np.isfinite(velocity).all(axis=1))
-    mean = np.concatenate([xy, np.where(known[:, None], velocity, 0.0)], axis=1)
-    cov = np.zeros((len(xy), 4, 4))
+    along2, across2, given2 = (np.asarray(speeds, dtype=np.float64) ** 2).T
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    mean, cov = np.zeros((len(xy), 4)), np.zeros((len(xy), 4, 4))
+    mean[:, :2] = xy
     cov[:, :2, :2] = xy_cov
-    prior = across_mps**2 * np.eye(2) + (along_mps**2 - across_mps**2) * outer
-    cov[:, 2:, 2:] = np.where(known[:, None, None], given_mps**2 * np.eye(2), prior)
+    cov[:, 2, 2] = across2 + (along2 - across2) * cos * cos
+    cov[:, 3, 3] = across2 + (along2 - across2) * sin * sin
+    cov[:, 2, 3] = cov[:, 3, 2] = (along2 - across2) * cos * sin
+    known = np.isfinite(velocity).all(axis=1)
+    if known.any():
+        mean[known, 2:] = velocity[known]
+        cov[known, 2:, 2:] = np.broadcast_to(given2, (len(xy),))[known, None, None] * np.eye(2)
     return States(mean, cov)
 
 
-def predict(states: States, dt_s, acceleration_mps2: float) -> States:
-    """The states `dt_s` later (scalar or (K,); negative: earlier), with white acceleration noise."""
-    dt = np.broadcast_to(np.asarray(dt_s, dtype=np.float64), (len(states.mean),))[:, None]
+def predict(states: States, dt_s, acceleration_mps2) -> States:
+    """The states `dt_s` later (scalar or (K,); negative: earlier), with white acceleration noise (scalar or (K,))."""
+    num = len(states.mean)
+    dt = np.broadcast_to(np.asarray(dt_s, dtype=np.float64), (num,))
+    power = np.broadcast_to(np.asarray(acceleration_mps2, dtype=np.float64) ** 2, (num,)) * np.abs(dt)
+    later_from_now = np.zeros((num, 4, 4))
+    later_from_now.reshape(num, 16)[:, ::5] = 1.0
+    later_from_now[:, 0, 2] = later_from_now[:, 1, 3] = dt
     mean = states.mean.copy()
-    mean[:, :2] += dt * mean[:, 2:]
-    cov, step = states.cov.copy(), dt[:, :, None]
-    cov[:, :2, :2] += step * (cov[:, 2:, :2] + cov[:, :2, 2:]) + step**2 * cov[:, 2:, 2:]
-    cov[:, :2, 2:] += step * cov[:, 2:, 2:]
-    cov[:, 2:, :2] = np.swapaxes(cov[:, :2, 2:], 1, 2)
-    power, size, eye = acceleration_mps2**2, np.abs(step), np.eye(2)
-    cov[:, :2, :2] += power * size**3 / 3 * eye
-    cov[:, 2:, 2:] += power * size * eye
-    sideways = power * step * size / 2 * eye
-    cov[:, :2, 2:] += sideways
-    cov[:, 2:, :2] += sideways
+    mean[:, :2] += dt[:, None] * mean[:, 2:]
+    cov = later_from_now @ states.cov @ later_from_now.swapaxes(1, 2)
+    sideways, flat = power * dt / 2, cov.reshape(num, 16)
+    flat[:, 0:6:5] += (power * dt * dt / 3)[:, None]  # the diagonal: positions,
+    flat[:, 10::5] += power[:, None]  # velocities
+    for a, b in ((0, 2), (2, 0), (1, 3), (3, 1)):
+        cov[:, a, b] += sideways
     return States(mean, cov)
 
 
@@ -74,4 +78,4 @@ def update(states: States, observed: np.ndarray, observed_cov: np.ndarray, colum
     innovation = observed - states.mean[:, columns]
     mean = states.mean + (gain @ innovation[:, :, None])[..., 0]
     cov = states.cov - gain @ states.cov[:, columns, :]
-    return States(mean, (cov + np.swapaxes(cov, 1, 2)) / 2)
+    return States(mean, (cov + cov.swapaxes(1, 2)) / 2)

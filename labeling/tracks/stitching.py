@@ -4,11 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
 from labeling.tracks.kalman import States, predict, start_states, update
+from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import GroupSettings
 from scenes.boxes import Box3D
+
+RECENT = 12
+"""Detections at a chain's end from which its motion there is filtered."""
+STRENGTH_OF = 3
+"""A chain is as strong as the mean of so many of its best detections."""
 
 
 @dataclass(frozen=True)
@@ -18,81 +26,103 @@ class Ends:
     states: States
     time_s: np.ndarray
     frame: np.ndarray
+    yaw: np.ndarray
 
 
 def end_states(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings, at_start: bool) -> Ends:
     """Filtered states at the last detections of the chains (`at_start`: at the first ones, filtered backwards)."""
     motion, noise = settings.motion, settings.noise
-    covariance = evidence.position_covariance(noise)
-    speeds = (motion.speed_mps, motion.side_speed_mps, noise.velocity_mps)
-    recent = [(chain[:12][::-1] if at_start else chain[-12:]) for chain in chains]
-    longest = max(map(len, recent), default=0)
-    rows = np.stack([np.pad(chain, (longest - len(chain), 0), mode="edge") for chain in recent])
-    steps = [longest - len(chain) for chain in recent]
+    recent = [(chain[:RECENT][::-1] if at_start else chain[-RECENT:]) for chain in chains]
+    count = np.array([len(chain) for chain in recent])
+    longest = int(count.max())
+    rows = np.zeros((len(chains), longest), dtype=np.int64)
+    rows[np.arange(longest) >= longest - count[:, None]] = np.concatenate(recent)
+    rows = np.where(np.arange(longest) >= longest - count[:, None], rows, np.array([chain[0] for chain in recent])[:, None])
+    covariance = evidence.position_covariance(noise, rows.reshape(-1)).reshape(*rows.shape, 2, 2)
     box, time_s = evidence.box_world, evidence.time_s[evidence.frame]
     first = rows[:, 0]
-    states = start_states(box[first, :2], covariance[first], box[first, Box3D.YAW], box[first, Box3D.VX : Box3D.VY + 1], speeds)
+    speeds = np.array([motion.speed_mps, motion.side_speed_mps, noise.velocity_mps])
+    states = start_states(box[first, :2], covariance[:, 0], box[first, Box3D.YAW], box[first, Box3D.VX : Box3D.VY + 1], speeds)
     for k in range(1, longest):
-        begun = np.array(steps) < k
-        if not begun.any():
-            continue
+        begun = np.flatnonzero(longest - count < k)
         now, before = rows[begun, k], rows[begun, k - 1]
         moved = predict(states.take(begun), time_s[now] - time_s[before], motion.acceleration_mps2)
-        moved = update(moved, box[now, :2], covariance[now], slice(0, 2))
+        moved = update(moved, box[now, :2], covariance[begun, k], slice(0, 2))
         states.mean[begun], states.cov[begun] = moved.mean, moved.cov
     last = rows[:, -1]
-    return Ends(states, time_s[last], evidence.frame[last])
+    return Ends(states, time_s[last], evidence.frame[last], box[last, Box3D.YAW])
 
 
-def chain_sizes(chains: list[np.ndarray], evidence: Evidence) -> np.ndarray:
-    """(C, 3) medians of the log sizes."""
-    return np.stack([np.median(np.log(evidence.box_world[chain, SIZE_COLUMNS]), axis=0) for chain in chains])
+def stitch_pairs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (chain, the chain that may follow it, how much better that is than leaving both apart).
 
-
-def stitch_costs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings) -> np.ndarray:
-    """(C, C) cost of letting chain j follow chain i, negative where it is better than leaving both apart, 0 where it is refused.
-
-    It is the squared distance of their states at the gap's middle, plus what size, heading, class and the gap itself speak against it.
+    What speaks against a pair is the squared distance of their states at the gap's middle, plus what size, heading, class and the gap
+    itself say; a pair is better by as much as that stays below the limit.
     """
     link, motion = settings.link, settings.motion
     ends, starts = (end_states(chains, evidence, settings, at_start) for at_start in (False, True))
     gap_s = starts.time_s[None] - ends.time_s[:, None]
-    cost = np.zeros(gap_s.shape)
     i, j = np.nonzero((starts.frame[None] > ends.frame[:, None]) & (gap_s <= link.stitch_s))
-    if not len(i):
-        return cost
-    a = predict(ends.states.take(i), gap_s[i, j] / 2, motion.smooth_acceleration_mps2)
-    b = predict(starts.states.take(j), -gap_s[i, j] / 2, motion.smooth_acceleration_mps2)
-    spread_m = np.sqrt(np.linalg.eigvalsh((a.cov + b.cov)[:, :2, :2])[:, -1])
-    offset = a.mean - b.mean
-    distance2 = np.einsum("ki,ki->k", offset, np.linalg.solve(a.cov + b.cov, offset[:, :, None])[..., 0])
     apart_m = np.hypot(*(ends.states.mean[i, :2] - starts.states.mean[j, :2]).T)
-    size = (((chain_sizes(chains, evidence)[i] - chain_sizes(chains, evidence)[j]) / 0.2) ** 2).sum(-1)
-    classes = np.array([np.bincount(evidence.class_id[chain]).argmax() for chain in chains])
-    yaw_end = np.array([evidence.box_world[chain[-1], Box3D.YAW] for chain in chains])
-    yaw_start = np.array([evidence.box_world[chain[0], Box3D.YAW] for chain in chains])
-    yaw = np.minimum((folded_angle(yaw_start[j] - yaw_end[i]) / (settings.noise.yaw_rad * (1 + gap_s[i, j]))) ** 2, 9)
-    total = distance2 + link.size_weight * size + link.yaw_weight * yaw + 2 * link.class_cost * (classes[i] != classes[j])
-    total = total + gap_s[i, j]
-    speed_limit = apart_m <= link.gate_m + (3 * motion.speed_mps) * gap_s[i, j]
-    limit = link.stitch_sigma**2 + 2
-    strength = np.array([np.sort(evidence.score[chain])[-3:].mean() for chain in chains])
-    founded = (np.minimum(strength[i], strength[j]) >= link.stitch_score) | (gap_s[i, j] <= 1.0)
-    allowed = (total < limit) & speed_limit & founded & (spread_m < link.stitch_std_m)
-    cost[i[allowed], j[allowed]] = total[allowed] - limit
-    return cost
+    near = apart_m <= link.gate_m + 3 * motion.speed_mps * gap_s[i, j]
+    i, j = i[near], j[near]
+    gap = gap_s[i, j]
+    a = predict(ends.states.take(i), gap / 2, motion.smooth_acceleration_mps2)
+    b = predict(starts.states.take(j), -gap / 2, motion.smooth_acceleration_mps2)
+    cov, offset = a.cov + b.cov, a.mean - b.mean
+    half, twist = (cov[:, 0, 0] + cov[:, 1, 1]) / 2, np.hypot((cov[:, 0, 0] - cov[:, 1, 1]) / 2, cov[:, 0, 1])
+    against = np.einsum("ki,ki->k", offset, np.linalg.solve(cov, offset[:, :, None])[..., 0]) + gap
+    kind = _kinds(chains, evidence)
+    against += link.size_weight * (((kind.log_size[i] - kind.log_size[j]) / 0.2) ** 2).sum(axis=1)
+    turned = folded_angle(starts.yaw[j] - ends.yaw[i]) / (settings.noise.yaw_rad * (1 + gap))
+    against += link.yaw_weight * np.minimum(turned**2, 9) + 2 * link.class_cost * (kind.class_id[i] != kind.class_id[j])
+    founded = (np.minimum(kind.strength[i], kind.strength[j]) >= link.stitch_score) | (gap <= 1.0)
+    gain = link.stitch_sigma**2 + 2 - against
+    allowed = (gain > 0) & founded & (np.sqrt(half + twist) < link.stitch_std_m)
+    return i[allowed], j[allowed], gain[allowed]
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    log_size: np.ndarray
+    class_id: np.ndarray
+    strength: np.ndarray
+
+
+def _kinds(chains: list[np.ndarray], evidence: Evidence) -> _Kinds:
+    layout, rows = TrackRows.of_parts(chains), np.concatenate(chains)
+    even = np.ones(len(rows))
+    sizes = np.log(evidence.box_world[rows, SIZE_COLUMNS])
+    log_size = np.stack([layout.quantile(sizes[:, k], even) for k in range(3)], axis=1)
+    classes = evidence.class_id[rows]
+    votes = np.zeros((len(chains), int(classes.max()) + 1))
+    np.add.at(votes, (layout.owner, classes), 1)
+    order = np.lexsort((-evidence.score[rows], layout.owner))
+    best = np.where(np.arange(len(rows)) - layout.first[layout.owner] < STRENGTH_OF, evidence.score[rows][order], 0.0)
+    return _Kinds(log_size, votes.argmax(axis=1), layout.sums(best) / np.minimum(layout.count, STRENGTH_OF))
 
 
 def stitch(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings) -> list[np.ndarray]:
-    """The chains with gaps closed: each end is given at most one start, the sum of costs is least."""
+    """The chains with gaps closed: each end is given at most one start, the sum of gains is largest."""
     if len(chains) < 2:
         return chains
-    cost = stitch_costs(chains, evidence, settings)
-    i, j = linear_sum_assignment(cost)
-    i, j = i[cost[i, j] < 0], j[cost[i, j] < 0]
-    follower = dict(zip(i.tolist(), j.tolist(), strict=True))
+    i, j, gain = stitch_pairs(chains, evidence, settings)
+    if not len(i):
+        return chains
+    num = len(chains)
+    label = connected_components(coo_matrix((gain, (i, num + j)), shape=(2 * num, 2 * num)), directed=False)[1][i]
+    order = np.argsort(label, kind="stable")
+    follower: dict[int, int] = {}
+    for part in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
+        rows, row = np.unique(i[part], return_inverse=True)
+        columns, column = np.unique(j[part], return_inverse=True)
+        table = np.zeros((len(rows), len(columns)))
+        table[row, column] = -gain[part]
+        for a, b in zip(*linear_sum_assignment(table), strict=True):
+            if table[a, b] < 0:
+                follower[int(rows[a])] = int(columns[b])
     joined = []
-    for first in sorted(set(range(len(chains))) - set(j.tolist())):
+    for first in sorted(set(range(num)) - set(follower.values())):
         parts, at = [chains[first]], first
         while at in follower:
             at = follower[at]

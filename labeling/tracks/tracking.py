@@ -1,18 +1,17 @@
 """How do a clip's detections become tracks with one box a frame? Link, stitch, solve, complete, weigh, drop doubles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from labeling.tracks.association import associate
-from labeling.tracks.completion import kept_frames, provenance_of, track_frames
-from labeling.tracks.confidence import box_probability
+from labeling.tracks.association import associate_groups
+from labeling.tracks.completion import kept_frames, provenance_of
+from labeling.tracks.confidence import box_features, box_probability
 from labeling.tracks.duplicates import single_detections, without_duplicates
 from labeling.tracks.evidence import Evidence, InView
 from labeling.tracks.settings import GroupSettings, TrackingSettings
 from labeling.tracks.stitching import stitch
-from labeling.tracks.trajectory import solve_track
-from scenes.boxes import Boxes
+from labeling.tracks.trajectory import SolvedTracks, solve_tracks
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,12 @@ class TrackLabels:
     provenance: np.ndarray
     """(F,) `measured`, `interpolated` or `extrapolated`."""
     is_static: bool
+    sources: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
+    """(F,) str: where the frame's detection came from, or all sources of the track's detections, joined by "+", where there is none."""
+
+    def __post_init__(self) -> None:
+        if len(self.sources) != len(self.frames):
+            object.__setattr__(self, "sources", np.full(len(self.frames), "", dtype=object))
 
 
 def group_evidence(evidence: Evidence, settings: GroupSettings) -> Evidence:
@@ -39,56 +44,65 @@ def group_evidence(evidence: Evidence, settings: GroupSettings) -> Evidence:
     return single_detections(evidence.select(mine), settings.duplicate_iou)
 
 
-def associate_group(evidence: Evidence, settings: GroupSettings) -> tuple[Evidence, list[np.ndarray]]:
-    """A group's evidence and its chains of detection indices, linked and stitched."""
-    evidence = group_evidence(evidence, settings)
-    return evidence, stitch(associate(evidence, settings), evidence, settings)
+@dataclass(frozen=True)
+class Linked:
+    """One group's detections and its chains of them."""
+
+    settings: GroupSettings
+    evidence: Evidence
+    chains: list[np.ndarray]
+    """Indices into the evidence, ascending: one object each, as far as can be told without closing long gaps."""
+
+    def stitched(self) -> "Linked":
+        """The same with gaps closed."""
+        return replace(self, chains=stitch(self.chains, self.evidence, self.settings))
 
 
-def track_group(evidence: Evidence, in_view: InView, settings: GroupSettings) -> list[TrackLabels]:
-    """The labels of one group of classes."""
-    evidence, chains = associate_group(evidence, settings)
-    tracks = [solve_track(evidence, chain, track_frames(evidence, chain, settings), settings) for chain in chains]
-    probability = [box_probability(track, evidence, settings.confidence) for track in tracks]
-    strength = np.array([p.max() * len(track.chain) for p, track in zip(probability, tracks, strict=True)])
-    kept = [kept_frames(track, p, evidence, in_view, settings) for track, p in zip(tracks, probability, strict=True)]
+def link_clip(evidence: Evidence, settings: TrackingSettings) -> list[Linked]:
+    """The detections of each group, linked forwards and backwards."""
+    parts = [group_evidence(evidence, group) for group in settings.groups]
+    sizes = [len(part) for part in parts]
+    order = np.argsort(np.concatenate([part.frame for part in parts]), kind="stable")  # as `Evidence.concatenate` sorts
+    group = np.repeat(np.arange(len(parts)), sizes)[order]
+    own = np.concatenate([np.arange(size) for size in sizes])[order]
+    chains = associate_groups(Evidence.concatenate(parts), group, list(settings.groups))
+    return [Linked(one, part, [own[c] for c in mine]) for one, part, mine in zip(settings.groups, parts, chains, strict=True)]
+
+
+def label_group(linked: Linked, in_view: InView) -> list[TrackLabels]:
+    """The labels of one group of classes from its stitched chains."""
+    evidence, settings = linked.evidence, linked.settings
+    tracks = solve_tracks(evidence, linked.chains, settings)
+    probability = box_probability(box_features(tracks, evidence), settings.confidence)
+    kept = kept_frames(tracks, probability, evidence, in_view, settings)
+    strength = tracks.life.largest(probability) * tracks.seen.count
     kept = without_duplicates(tracks, strength, kept, settings.duplicate_iou)
-    return [
-        TrackLabels(
-            track.frames[mask],
-            track.box_world[mask],
-            track.class_id,
-            float(p[mask].mean()),
-            p[mask],
-            provenance_of(track)[mask],
-            track.is_static,
-        )
-        for track, p, mask in zip(tracks, probability, kept, strict=True)
-        if mask.any()
-    ]
+    return labels_of(tracks, probability, kept, evidence)
+
+
+def labels_of(tracks: SolvedTracks, probability: np.ndarray, kept: np.ndarray, evidence: Evidence) -> list[TrackLabels]:
+    """The kept frame rows, one `TrackLabels` a track that has any."""
+    words, sources = provenance_of(tracks), box_sources(tracks, evidence)
+    found = []
+    for k in np.flatnonzero(tracks.life.any(kept)).tolist():
+        rows = tracks.life.first[k] + np.flatnonzero(kept[tracks.life.first[k] : tracks.life.end[k]])
+        columns = tracks.frame[rows], tracks.box_world[rows], int(tracks.class_id[k]), float(probability[rows].mean())
+        found.append(TrackLabels(*columns, probability[rows], words[rows], bool(tracks.is_static[k]), sources[rows]))
+    return found
+
+
+def box_sources(tracks: SolvedTracks, evidence: Evidence) -> np.ndarray:
+    """(F,) `TrackLabels.sources` of solved tracks."""
+    if evidence.source is None:
+        return np.full(len(tracks.frame), "", dtype=object)
+    parts = np.split(evidence.source[tracks.row], tracks.seen.end[:-1]) if len(tracks) else []
+    everywhere = np.array(["+".join(sorted(set(part.tolist()))) for part in parts], dtype=object)
+    sources = everywhere[tracks.life.owner]
+    sources[tracks.is_measured] = evidence.source[tracks.detection[tracks.is_measured]]
+    return sources
 
 
 def track_clip(evidence: Evidence, in_view: InView, settings: TrackingSettings) -> list[TrackLabels]:
     """The labels of all groups, best founded first."""
-    tracks = [track for group in settings.groups for track in track_group(evidence, in_view, group)]
+    tracks = [track for linked in link_clip(evidence, settings) for track in label_group(linked.stitched(), in_view)]
     return sorted(tracks, key=lambda track: -track.probability)
-
-
-def boxes_of_tracks(tracks: list[TrackLabels], num_frames: int, settings: TrackingSettings) -> dict[int, Boxes]:
-    """Frame index to boxes in the world frame; track ids count from 0. Unsure boxes are `ignore`, very unsure ones left out."""
-    limits = {class_id: group.confidence for group in settings.groups for class_id in group.class_ids}
-    parts: dict[int, list[Boxes]] = {index: [] for index in range(num_frames)}
-    for track_id, track in enumerate(tracks):
-        limit = limits[track.class_id]
-        for k in np.flatnonzero(track.box_probability >= limit.ignore_probability):
-            p = float(track.box_probability[k])
-            box = Boxes.make(
-                track.box_world[k],
-                [track.class_id],
-                [track_id],
-                [p],
-                ignore=[p < limit.label_probability],
-                provenance=[track.provenance[k]],
-            )
-            parts[int(track.frames[k])].append(box)
-    return {index: Boxes.concatenate(found) for index, found in parts.items()}

@@ -62,7 +62,11 @@ class Report:
         ok, data = cv2.imencode(".jpg", np.ascontiguousarray(image_rgb[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
         if not ok:
             raise DataError(f"report: the picture {caption!r} could not be encoded; its shape is {image_rgb.shape}")
-        source = base64.b64encode(data.tobytes()).decode()
+        self.jpeg(data.tobytes(), caption)
+
+    def jpeg(self, data: bytes, caption: str) -> None:
+        """A picture that is a JPEG already."""
+        source = base64.b64encode(data).decode()
         self._figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{source}">', caption)
 
     def curves(self, curves: Sequence[Curve], caption: str, x_name: str, y_name: str) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.report import Curve, Report, curves_svg, smooth
+from scenes.report import Curve, Report, curves_svg, smooth
 
 
 def test_the_page_holds_everything_itself(tmp_path):

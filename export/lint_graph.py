@@ -1,0 +1,75 @@
+"""What do lint rules ask of an ONNX graph? Types, ranks, shapes and constants by tensor name, subgraphs included."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class Graph:
+    """A model with what the rules ask of it: types, ranks and constants by tensor name."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.opset = next((e.version for e in model.opset_import if e.domain in DEFAULT_DOMAINS), 0)
+        self.nodes = list(_all_nodes(model.graph))
+        self.constants = _constants(model, self.nodes)
+        self.elements: dict[str, int] = {name: tensor.data_type for name, tensor in self.constants.items()}
+        self.ranks: dict[str, int] = {name: len(tensor.dims) for name, tensor in self.constants.items()}
+        self.shapes: dict[str, list[int | str | None]] = {name: list(tensor.dims) for name, tensor in self.constants.items()}
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model)
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            inferred = model
+        for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
+            if not value.type.HasField("tensor_type"):
+                continue
+            tensor = value.type.tensor_type
+            self.elements[value.name] = tensor.elem_type
+            if tensor.HasField("shape"):
+                self.ranks[value.name] = len(tensor.shape.dim)
+                self.shapes[value.name] = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+        self.inputs = [value.name for value in model.graph.input if value.name not in self.constants]
+        self.outputs = [value.name for value in model.graph.output]
+
+    def array(self, name: str) -> np.ndarray | None:
+        """A constant's values."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def is_computed(self, node: NodeProto, position: int) -> bool:
+        """Whether the node has an input there that is not a constant."""
+        return len(node.input) > position and bool(node.input[position]) and node.input[position] not in self.constants
+
+
+def _all_nodes(graph) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for entry in node.attribute:
+            inner = (entry.g, *entry.graphs) if entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) else ()
+            for subgraph in inner:
+                yield from _all_nodes(subgraph)
+
+
+def _constants(model: ModelProto, nodes: list[NodeProto]) -> dict[str, TensorProto]:
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in nodes:
+        if node.op_type != "Constant":
+            continue
+        for entry in node.attribute:
+            if entry.name == "value":
+                found[node.output[0]] = entry.t
+            elif entry.name in ("value_int", "value_ints", "value_float", "value_floats"):
+                found[node.output[0]] = numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(entry)))
+    return found
+
+
+def attribute(node: NodeProto, name: str, default=None):
+    """A node's attribute as a Python value."""
+    for entry in node.attribute:
+        if entry.name == name:
+            value = onnx.helper.get_attribute_value(entry)
+            return value.decode() if isinstance(value, bytes) else value
+    return default

@@ -1,0 +1,69 @@
+"""What is known about each box of a clip's tracks that bears on how far off it may be?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from labeling.tracks.confidence import log_odds
+from scenes.boxes import CLASS_NAMES, VEHICLE_CLASSES
+from scenes.clips import Clip
+
+GROUPS = {
+    "vehicles": VEHICLE_CLASSES,
+    "two_wheelers": ("motorcycle", "bicycle"),
+    "pedestrians": ("pedestrian",),
+    "fixtures": ("traffic_cone", "barrier"),
+}
+"""Kinds of objects whose errors are alike; each has its own numbers, and a box is right only against truth of its kind."""
+GROUP_NAMES = tuple(GROUPS)
+GROUP_OF_CLASS = np.array([next(k for k, names in enumerate(GROUPS.values()) if name in names) for name in CLASS_NAMES])
+"""(10,) class id to index into `GROUP_NAMES`."""
+
+FEATURES = ("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated")
+"""Names of the columns of `BoxRows.features`."""
+
+
+@dataclass(frozen=True)
+class BoxRows:
+    """All boxes of a clip's tracks, one row each, as `labeling.track_stage.arrays_of_tracks` orders them."""
+
+    frame: np.ndarray
+    """(F,) int64."""
+    box_world: np.ndarray
+    """(F, 9)."""
+    class_id: np.ndarray
+    """(F,) int64."""
+    group: np.ndarray
+    """(F,) int64, index into `GROUP_NAMES`."""
+    range_m: np.ndarray
+    """(F,) distance from the ego vehicle on the ground."""
+    features: np.ndarray
+    """(F, 9): see `FEATURES`."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
+    """The rows of the arrays of a tracks file; the features are what tells good boxes from bad ones and near from far.
+
+    odds: log odds of the tracks stage's own probability, strong: their positive part, track: those of the whole track's mean,
+    range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, and where the box came from.
+    """
+    track = np.repeat(np.arange(len(arrays["length"])), arrays["length"])
+    box_world, class_id = arrays["box_world"], arrays["class_id"][track]
+    poses = np.stack([frame.world_from_ego for frame in clip.frames])
+    range_m = np.hypot(*(box_world[:, :2] - poses[arrays["frames"], :2, 3]).T)
+    odds, far = log_odds(arrays["box_probability"]), range_m / 10
+    columns = (
+        odds,
+        np.maximum(odds, 0),
+        log_odds(arrays["probability"])[track],
+        far,
+        np.sqrt(far),
+        odds * far,
+        np.minimum(np.nan_to_num(np.hypot(box_world[:, 7], box_world[:, 8])), 20.0) / 10,
+        (arrays["provenance"] == "interpolated").astype(np.float64),
+        (arrays["provenance"] == "extrapolated").astype(np.float64),
+    )
+    return BoxRows(arrays["frames"], box_world, class_id, GROUP_OF_CLASS[class_id], range_m, np.stack(columns, axis=1))

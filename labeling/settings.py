@@ -1,0 +1,40 @@
+"""What does one labeling job do to each clip? Its typed settings."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labeling.tracks.settings import TrackingSettings
+from scenes.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What one labeling job does to each clip. A stage adds its settings here and to `labeling.command.label`."""
+
+    layer: str
+    """Name of the layer to write, `auto@...`."""
+    teacher: Path | None = None
+    """Checkpoint of the network that looks at the clips ..."""
+    evidence: str | None = None
+    """... and (or) the name of a layer that holds detections already."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    confidence: Path | None = None
+    """Weights of the confidences: a JSON file of `labeling.confidence.fit` or a shipped name; None: the shipped ones for the evidence."""
+    device: str = "cpu"
+    both_ways: bool = True
+    """Stream the clip through the network from both ends."""
+    pictures: bool = True
+    """Draw a small picture of each clip for the job's report."""
+
+    def __post_init__(self) -> None:
+        if not self.layer.startswith("auto@") or len(self.layer) <= len("auto@") or "/" in self.layer:
+            raise ConfigError(f"label: expected a layer name like auto@first, got {self.layer!r}; rename it")
+        if not self.sources:
+            raise ConfigError("label: expected evidence to label from, got none; give --teacher CHECKPOINT or --evidence LAYER")
+        if self.evidence == self.layer:
+            raise ConfigError(f"label: expected the evidence in another layer than the one to write, got {self.layer!r} twice; rename one")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the kinds of evidence that this job uses."""
+        return tuple(name for name in ("teacher", "evidence") if getattr(self, name) is not None)

@@ -1,0 +1,61 @@
+"""How are a clip's tracks made and kept? The stage that links all evidence, and the file between it and the label layer."""
+
+from pathlib import Path
+
+import numpy as np
+
+from labeling.detections import all_evidence
+from labeling.stages import ClipWork, Stage, write_arrays
+from labeling.tracks.evidence import rig_in_view
+from labeling.tracks.tracking import TrackLabels, track_clip
+
+
+def _tracks(work: ClipWork, path: Path) -> dict[str, float]:
+    tracks = track_clip(all_evidence(work), rig_in_view(work.clip), work.settings.tracking)
+    write_arrays(path, arrays_of_tracks(tracks))
+    boxes = sum(len(track.frames) for track in tracks)
+    filled = sum(int((track.provenance != "measured").sum()) for track in tracks)
+    return {"tracks": len(tracks), "boxes": boxes, "filled": filled}
+
+
+def arrays_of_tracks(tracks: list[TrackLabels]) -> dict[str, np.ndarray]:
+    """Tracks as flat arrays: one row a box, one row a track."""
+    none = np.zeros(0, dtype="U1")
+    return {
+        "length": np.array([len(track.frames) for track in tracks], dtype=np.int64),
+        "class_id": np.array([track.class_id for track in tracks], dtype=np.int64),
+        "probability": np.array([track.probability for track in tracks], dtype=np.float64),
+        "is_static": np.array([track.is_static for track in tracks], dtype=bool),
+        "frames": np.concatenate([np.zeros(0, dtype=np.int64), *(track.frames for track in tracks)]),
+        "box_world": np.concatenate([np.zeros((0, 9)), *(track.box_world for track in tracks)]),
+        "box_probability": np.concatenate([np.zeros(0), *(track.box_probability for track in tracks)]),
+        "provenance": np.concatenate([none, *(track.provenance.astype(str) for track in tracks)]),
+        "sources": np.concatenate([none, *(track.sources.astype(str) for track in tracks)]),
+    }
+
+
+def tracks_from_arrays(arrays: dict[str, np.ndarray]) -> list[TrackLabels]:
+    """The inverse of `arrays_of_tracks`."""
+    ends = np.cumsum(arrays["length"])
+    return [
+        TrackLabels(
+            arrays["frames"][begin:end],
+            arrays["box_world"][begin:end],
+            int(arrays["class_id"][k]),
+            float(arrays["probability"][k]),
+            arrays["box_probability"][begin:end],
+            arrays["provenance"][begin:end].astype(object),
+            bool(arrays["is_static"][k]),
+            arrays["sources"][begin:end].astype(object),
+        )
+        for k, (begin, end) in enumerate(zip(ends - arrays["length"], ends, strict=True))
+    ]
+
+
+TRACKS = Stage(
+    "tracks",
+    "tracks.npz",
+    _tracks,
+    after=("motion", "teacher", "evidence", "lifting"),
+    settings=lambda work: work.settings.tracking.to_json(),
+)

@@ -1,0 +1,118 @@
+"""What do a track's detections say once they are put side by side? One size, headings without flips, centres that fit the size."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from labeling.tracks.evidence import Evidence, folded_angle
+from labeling.tracks.kalman import invert_2x2
+from labeling.tracks.rows import TrackRows
+from labeling.tracks.settings import GroupSettings
+from scenes.boxes import Box3D
+
+HEADING_WINDOW_S = 1.0
+"""Over this time (standard deviation) a heading's axis is averaged before front and rear are voted on."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The detections of K tracks, made ready for their solve: D detection rows and F frame rows, track after track."""
+
+    seen: TrackRows
+    """The layout of the detection rows."""
+    life: TrackRows
+    """The layout of the frame rows: consecutive frames, all detections inside."""
+    row: np.ndarray
+    """(D,) int64 indices into the evidence, ascending within a track."""
+    frame: np.ndarray
+    """(F,) int64 frame indices."""
+    time_s: np.ndarray
+    """(F,)."""
+    slot: np.ndarray
+    """(D,) the frame row of each detection."""
+    box: np.ndarray
+    """(D, 9) re-anchored: the centre is where it is with the track's size; headings voted on, continuous over time."""
+    information: np.ndarray
+    """(D, 2, 2)."""
+    weight: np.ndarray
+    """(D,) how much a detection says about size and heading: its score, less when far away."""
+    size: np.ndarray
+    """(K, 3) each track's length, width, height."""
+    front_votes: np.ndarray
+    """(K,) how many (weighted) detections more spoke for the headings in `box` than for the opposite ones."""
+
+    @property
+    def relative_weight(self) -> np.ndarray:
+        """(D,) `weight`, the largest of each track 1."""
+        return self.weight / self.seen.largest(self.weight)[self.seen.owner]
+
+
+def track_sizes(layout: TrackRows, box: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(K, 3) weighted medians of length, width and height."""
+    return np.stack([layout.quantile(box[:, column], weight) for column in range(Box3D.LENGTH, Box3D.HEIGHT + 1)], axis=1)
+
+
+def vote_headings(
+    layout: TrackRows, yaw: np.ndarray, weight: np.ndarray, time_s: np.ndarray, window_s: float = HEADING_WINDOW_S
+) -> np.ndarray:
+    """Headings (D,) without flips: continuous over time (not wrapped), turned by half a turn where they oppose the majority.
+
+    The axis, front and rear not told apart, is averaged over a window of time and followed through curves; then all detections
+    vote together, by weight, which of its two ends is the front.
+    """
+    own = weight * np.exp(2j * yaw)
+    double = own.copy()
+    for a, b, apart_s in layout.neighbours(time_s, 4 * window_s):
+        near = np.exp(-((apart_s / window_s) ** 2) / 2)
+        double[a] += near * own[b]
+        double[b] += near * own[a]
+    angle = np.angle(double)
+    turn = np.zeros(len(yaw))
+    turn[1:] = np.mod(np.diff(angle) + np.pi, 2 * np.pi) - np.pi
+    turn[layout.first] = 0.0
+    axis = (angle[layout.first][layout.owner] + layout.running(turn)) / 2
+    front = layout.sums(weight * np.cos(yaw - axis))
+    axis = axis + np.where(front >= 0, 0.0, np.pi)[layout.owner]
+    return axis + folded_angle(yaw - axis)
+
+
+def reanchored_centres(box: np.ndarray, size: np.ndarray, sensor_xy: np.ndarray, keep_near_face: float) -> np.ndarray:
+    """Centres (D, 2) of the boxes with the tracks' sizes (D, 3), when the faces towards the sensor (D, 2) stay where they were."""
+    offset = box[:, :2] - sensor_xy
+    centre = box[:, :2].copy()
+    for axis in (0, 1):
+        angle = box[:, Box3D.YAW] + axis * np.pi / 2
+        direction = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        away_m = (offset * direction).sum(axis=1)
+        facing = np.clip(away_m / (size[:, axis] / 2), -1, 1)  # 0 beside the object, 1 where the sensor looks at its rear
+        growth_m = (size[:, axis] - box[:, Box3D.LENGTH + axis]) / 2
+        centre += keep_near_face * (facing * growth_m)[:, None] * direction
+    return centre
+
+
+def life_frames(evidence: Evidence, chains: list[np.ndarray], settings: GroupSettings) -> list[np.ndarray]:
+    """The consecutive frames each track is solved on: from its first to its last detection and `extend_s` beyond both."""
+    ends = np.array([[evidence.frame[chain[0]], evidence.frame[chain[-1]]] for chain in chains], dtype=np.int64).reshape(-1, 2)
+    reach_s = np.array([settings.completion.extend_s if len(chain) > 2 else 0.0 for chain in chains])
+    begin = np.searchsorted(evidence.time_s, evidence.time_s[ends[:, 0]] - reach_s - 1e-6)
+    end = np.searchsorted(evidence.time_s, evidence.time_s[ends[:, 1]] + reach_s + 1e-6)
+    return [np.arange(a, b, dtype=np.int64) for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+
+
+def observe(evidence: Evidence, chains: list[np.ndarray], frames: list[np.ndarray], settings: GroupSettings) -> Observations:
+    """The detections of chains relative to the frames of their tracks, with sizes and headings settled."""
+    seen, life = TrackRows.of_parts(chains), TrackRows.of_parts(frames)
+    row, frame = np.concatenate(chains), np.concatenate(frames)
+    box = evidence.box_world[row].copy()
+    at = evidence.frame[row]
+    sensor_xy = evidence.world_from_ego[at, :2, 3]
+    distance_m = np.hypot(*(box[:, :2] - sensor_xy).T)
+    weight = np.maximum(evidence.score[row], 0.02) / (1 + (distance_m / 40) ** 2)
+    size = track_sizes(seen, box, weight)
+    voted = vote_headings(seen, box[:, Box3D.YAW], weight, evidence.time_s[at])
+    front_votes = seen.sums(weight * np.cos(box[:, Box3D.YAW] - voted)) / seen.largest(weight)
+    box[:, Box3D.YAW] = voted
+    box[:, :2] = reanchored_centres(box, size[seen.owner], sensor_xy, settings.keep_near_face)
+    slot = life.first[seen.owner] + at - frame[life.first][seen.owner]
+    information = invert_2x2(evidence.position_covariance(settings.noise, row))[0]
+    return Observations(seen, life, row, frame, evidence.time_s[frame], slot, box, information, weight, size, front_votes)

@@ -1,0 +1,190 @@
+"""What does a labeling job do when things go wrong? One clear sentence for the clip, and the others go on; killed, it loses nothing."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from labeling import layer_stage
+from labeling.clip_labels import label_clip
+from labeling.executors import by_processes
+from labeling.job import ClipOutcome, run_job
+from labeling.settings import LabelSettings
+from scenes.boxes import Boxes
+from scenes.clips import Clip
+from scenes.errors import ConfigError, DataError
+from scenes.geometry import NS_PER_S
+from scenes.layers import LabelLayer, write_layer
+from scenes.tables import read_table, write_table
+
+SETTINGS = LabelSettings("auto@test", evidence="truth", pictures=False)
+QUIET = Console(quiet=True)
+
+
+def change_table(path: Path, change) -> None:
+    """Rewrites a Parquet table after `change(columns)`."""
+    columns = read_table(path, ())
+    write_table(path, change(columns) or columns)
+
+
+@pytest.fixture
+def clips(tiny_clip_path, tmp_path) -> list[Path]:
+    """Three clips of which tests spoil the second."""
+    return [Path(shutil.copytree(tiny_clip_path, tmp_path / "clips" / name)) for name in "abc"]
+
+
+def failure_beside_good_ones(clips: list[Path], settings: LabelSettings = SETTINGS) -> str:
+    """Labels all; the second must fail alone. Returns its sentence."""
+    outcomes = run_job(clips, settings, 1, QUIET).outcomes
+    assert [bool(outcome.failure) for outcome in outcomes] == [False, True, False]
+    assert "error of ours" not in outcomes[1].failure
+    assert "\n" not in outcomes[1].failure
+    return outcomes[1].failure
+
+
+def test_a_clip_without_ego_motion_fails_alone(clips):
+    change_table(clips[1] / "ego.parquet", lambda columns: {name: values[:0] for name, values in columns.items()})
+    assert "at least one ego pose, got none" in failure_beside_good_ones(clips)
+    change_table(clips[1] / "ego.parquet", lambda _: read_table(clips[0] / "ego.parquet", ()))
+    change_table(clips[1] / "ego.parquet", lambda columns: {name: values[:6] for name, values in columns.items()})
+    assert "1.0 s too few" in failure_beside_good_ones(clips)
+
+
+def test_clocks_that_disagree_fail_alone(clips):
+    def shift(columns):
+        of_left = columns["camera"] == "left"
+        columns["timestamp_ns"] = np.where(of_left, columns["timestamp_ns"] + 37 * NS_PER_S, columns["timestamp_ns"])
+
+    change_table(clips[1] / "views.parquet", shift)
+    assert "camera 'left' within 1 s of their frames, got +37.000 s" in failure_beside_good_ones(clips)
+
+
+def test_an_ego_path_of_another_clock_fails_alone(clips):
+    def shift(columns):
+        columns["x_m"] = columns["x_m"] + 12.0
+
+    change_table(clips[1] / "ego.parquet", shift)
+    assert "got 12.0 m beside it" in failure_beside_good_ones(clips)
+
+
+def test_a_camera_without_pictures_is_noted_and_the_clip_is_labelled(tiny_clip_path):
+    def blind(columns):
+        columns["image"] = np.where(columns["camera"] == "left", "", columns["image"]).astype(str)
+
+    change_table(tiny_clip_path / "views.parquet", blind)
+    (outcome,) = run_job([tiny_clip_path], SETTINGS, 1, QUIET).outcomes
+    assert outcome.notes == [f"{tiny_clip_path}: camera 'left' has no picture in the whole clip; labelled without it"]
+    (again,) = run_job([tiny_clip_path], SETTINGS, 1, QUIET).outcomes
+    assert again.notes == outcome.notes
+
+
+def test_evidence_of_another_clip_fails_alone(clips):
+    write_layer(clips[1], LabelLayer("model@x", {99: Boxes.make([[0, 0, 0, 4, 2, 1, 0, 0, 0]], [0])}))
+    for path in (clips[0], clips[2]):
+        write_layer(path, LabelLayer("model@x", {0: Boxes.make([[10, 0, 0, 4, 2, 1, 0, 0, 0]], [0])}))
+    settings = LabelSettings("auto@test", evidence="model@x", pictures=False)
+    assert "labels frame 99, but the clip ends with frame 3" in failure_beside_good_ones(clips, settings)
+    far = {i: Boxes.make([[70_000, 0, 0, 4, 2, 1, 0, 0, 0]], [0]) for i in range(4)}
+    write_layer(clips[1], LabelLayer("model@x", far), replace=True)
+    assert "around the ego vehicle, got them 69" in failure_beside_good_ones(clips, settings)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(clips, monkeypatch):
+    write = layer_stage.write_layer_files
+
+    def full(folder, layer):
+        if clips[1] in folder.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder, layer)
+
+    monkeypatch.setattr(layer_stage, "write_layer_files", full)
+    assert "No space left on device" in failure_beside_good_ones(clips)
+    assert "auto@test" not in Clip.open(clips[1]).layer_names
+    assert [p.name for p in (clips[1] / "layers").iterdir()] == ["truth"]
+    monkeypatch.undo()
+    assert not run_job(clips, SETTINGS, 1, QUIET).failures
+
+
+def test_two_jobs_do_not_label_one_clip_at_once(tiny_clip_path, monkeypatch):
+    def second_job(folder, layer):
+        with pytest.raises(DataError, match="another job is labelling this clip"):
+            label_clip(tiny_clip_path, SETTINGS)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layer_stage, "write_layer_files", second_job)
+    with pytest.raises(KeyboardInterrupt):
+        label_clip(tiny_clip_path, SETTINGS)
+    monkeypatch.undo()
+    label_clip(tiny_clip_path, SETTINGS)
+
+
+def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(clips, tmp_path):
+    reference = Path(shutil.copytree(clips[0], tmp_path / "reference"))
+    label_clip(reference, SETTINGS)
+    folder = clips[0].parent
+    code = (
+        "from pathlib import Path; from rich.console import Console; from labeling.job import run_job; "
+        "from labeling.settings import LabelSettings; print('ready', flush=True); "
+        f"clips = sorted(Path({str(folder)!r}).iterdir()); "
+        "run_job(clips, LabelSettings('auto@test', evidence='truth', pictures=False), 1, Console(quiet=True))"
+    )
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as job:
+            assert job.stdout is not None
+            job.stdout.readline()
+            time.sleep(generator.uniform(0.0, 0.15))
+            job.send_signal(signal.SIGKILL)
+    assert not run_job(clips, SETTINGS, 1, QUIET).failures
+    for path in clips:
+        assert (path / "layers/auto@test/boxes.parquet").read_bytes() == (reference / "layers/auto@test/boxes.parquet").read_bytes()
+        assert sorted(p.name for p in (path / "layers").iterdir()) == ["auto@test", "truth"]
+
+
+def kill_its_process(clip: Path) -> ClipOutcome:
+    """Work that one clip does not survive."""
+    if clip.name == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ClipOutcome(str(clip))
+
+
+def test_a_clip_that_kills_its_worker_fails_alone():
+    clips = [Path(name) for name in "abcd"]
+    outcomes = dict(by_processes(clips, kill_its_process, 2, lambda clip, reason: ClipOutcome(str(clip), failure=reason)))
+    assert {clip.name: bool(outcome.failure) for clip, outcome in outcomes.items()} == {"a": False, "b": True, "c": False, "d": False}
+    assert "worker process died" in outcomes[Path("b")].failure
+
+
+def test_a_local_ray_labels_as_one_process_does(clips):
+    pytest.importorskip("ray")
+    label_clip(Path(shutil.copytree(clips[0], clips[0].parent.parent / "reference")), SETTINGS)
+    (clips[1] / "frames.parquet").write_bytes(b"broken")
+    outcomes = run_job(clips, SETTINGS, 1, QUIET, ray_address="local").outcomes
+    assert [bool(outcome.failure) for outcome in outcomes] == [False, True, False]
+    assert "frames.parquet" in outcomes[1].failure
+    reference = (clips[0].parent.parent / "reference/layers/auto@test/boxes.parquet").read_bytes()
+    assert (clips[2] / "layers/auto@test/boxes.parquet").read_bytes() == reference
+
+
+def test_no_ray_at_an_address_is_one_sentence(clips):
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match="no Ray at"):
+        run_job(clips, SETTINGS, 1, QUIET, ray_address="auto")
+
+
+def test_the_manifest_holds_what_each_stage_did(tiny_clip_path):
+    label_clip(tiny_clip_path, SETTINGS)
+    manifest = json.loads((tiny_clip_path / "labeling/auto@test/manifest.json").read_text())
+    assert {"inputs", "evidence", "tracks", "layer"} <= set(manifest["stages"])
+    for name, stage in manifest["stages"].items():
+        assert (tiny_clip_path / stage["artefact"]).exists(), name
+        assert len(stage["hash"]) == 16
