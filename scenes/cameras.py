@@ -15,6 +15,8 @@ from scenes.geometry import invert_rigid, validate_rigid
 
 MIN_DEPTH_M = 0.1
 """Points of a pinhole camera nearer than this along its axis are never visible."""
+CONVERGED = 1e-12
+"""Radians or normalised image units: iterations of `unproject` stop once no pixel moves farther."""
 
 
 class Lens(Enum):
@@ -117,7 +119,9 @@ class Camera:
             a2 = angle**2
             value = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))) - distorted
             slope = 1 + a2 * (3 * k1 + a2 * (5 * k2 + a2 * (7 * k3 + a2 * 9 * k4)))
-            angle = np.clip(angle - value / np.where(np.abs(slope) > 1e-3, slope, 1e-3), 0, np.pi)
+            before, angle = angle, np.clip(angle - value / np.where(np.abs(slope) > 1e-3, slope, 1e-3), 0, np.pi)
+            if np.abs(angle - before).max(initial=0.0) < CONVERGED:
+                break
         scale = np.where(distorted > 1e-9, np.sin(angle) / np.maximum(distorted, 1e-9), 1.0)
         return np.stack([scale * xd, scale * yd, np.cos(angle)], axis=-1)
 
@@ -132,7 +136,10 @@ class Camera:
             det = jxx * jyy - jxy * jyx
             det = np.where(np.abs(det) > 1e-6, det, 1e-6)
             ex, ey = fx - xd, fy - yd
-            x, y = x - np.clip((jyy * ex - jxy * ey) / det, -1, 1), y - np.clip((jxx * ey - jyx * ex) / det, -1, 1)
+            dx, dy = np.clip((jyy * ex - jxy * ey) / det, -1, 1), np.clip((jxx * ey - jyx * ex) / det, -1, 1)
+            x, y = x - dx, y - dy
+            if max(np.abs(dx).max(initial=0.0), np.abs(dy).max(initial=0.0)) < CONVERGED:
+                break
         return x, y
 
     def resize(self, width_px: int, height_px: int) -> "Camera":
