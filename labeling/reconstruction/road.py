@@ -1,0 +1,170 @@
+"""How high is the ground near the path, and where is it road?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from labeling.reconstruction.ground import PathGround
+from labeling.reconstruction.settings import RoadSettings
+
+ROBUST_M = 0.04
+"""Residual of a cell's height at which its weight begins to fall."""
+
+
+@dataclass(frozen=True)
+class RoadGrid:
+    """Cells in the world, index (i, j) grows with x, y; cell (0, 0) is centred on `origin_world`."""
+
+    origin_world: np.ndarray
+    """(2,) float64."""
+    cell_m: float
+    height_world_m: np.ndarray
+    """(I, J) float32 z of the ground, everywhere: measured, interpolated or expected."""
+    known: np.ndarray
+    """(I, J) bool: enough was seen in the cell itself."""
+    is_road: np.ndarray
+    """(I, J) bool: looks like what the vehicle drove on, and connects to it."""
+    rgb: np.ndarray
+    """(I, J, 3) uint8 mean colour, 0 where nothing was seen."""
+
+    def cells(self, xy_world: np.ndarray) -> np.ndarray:
+        """Continuous (i, j) (..., 2) of places (..., 2)."""
+        return (xy_world - self.origin_world) / self.cell_m
+
+    def height(self, xy_world: np.ndarray) -> np.ndarray:
+        """z (...) of the ground at places (..., 2), bilinear; NaN outside the grid."""
+        cells = self.cells(xy_world)
+        flat = cells.reshape(1, -1, 2).astype(np.float32)
+        value = _remap(self.height_world_m, flat, cv2.INTER_LINEAR, np.nan)
+        return value.reshape(cells.shape[:-1])
+
+    def look_up(self, grid: np.ndarray, xy_world: np.ndarray) -> np.ndarray:
+        """bool (...) of a grid of this shape at places (..., 2), nearest cell; False outside."""
+        cells = self.cells(xy_world)
+        return _remap(grid.astype(np.float32), cells.reshape(1, -1, 2).astype(np.float32), cv2.INTER_NEAREST, 0.0).reshape(cells.shape[:-1]) > 0.5
+
+
+def _remap(grid: np.ndarray, cells: np.ndarray, how: int, outside: float) -> np.ndarray:
+    """Values (N,) of a grid at cells (1, N, 2); OpenCV wants at most 32767 columns, so the list is folded."""
+    count = cells.shape[1]
+    width = 16384
+    rows = -(-max(count, 1) // width)
+    padded = np.full((rows * width, 2), -9.0, dtype=np.float32)
+    padded[:count] = cells[0]
+    folded = padded.reshape(rows, width, 2)
+    columns, lines = np.ascontiguousarray(folded[..., 1]), np.ascontiguousarray(folded[..., 0])
+    return cv2.remap(grid, columns, lines, how, borderMode=cv2.BORDER_CONSTANT, borderValue=outside).reshape(-1)[:count]
+
+
+def fit_road(points_world: np.ndarray, rgb: np.ndarray, weight: np.ndarray, ground: PathGround, settings: RoadSettings) -> RoadGrid:
+    """The smoothest surface near the heights that were seen (points (P, 3), colours (P, 3), weights (P,)), robustly.
+
+    Heights are counted from the tangent planes of the path; their common offset (an ego origin above or below the ground) is found first.
+    """
+    low = ground.origins_world[:, :2].min(axis=0) - settings.reach_m
+    high = ground.origins_world[:, :2].max(axis=0) + settings.reach_m
+    shape = tuple((np.ceil((high - low) / settings.cell_m).astype(int) + 1).tolist())
+    centers = low + settings.cell_m * np.stack(np.indices(shape), axis=-1)
+    expected = ground.height(centers)
+    above = points_world[:, 2] - ground.height(points_world[:, :2])
+    near = ground.distance(points_world[:, :2]) < 8.0
+    offset = float(np.median(above[near & (np.abs(above) < 2 * settings.band_m)])) if (near & (np.abs(above) < 2 * settings.band_m)).any() else 0.0
+    index = np.round((points_world[:, :2] - low) / settings.cell_m).astype(np.int64)
+    keep = (index >= 0).all(-1) & (index < np.array(shape)).all(-1) & (np.abs(above - offset) < settings.band_m)
+    flat = np.ravel_multi_index(tuple(index[keep].T), shape)
+    median, count = grouped_median(flat, above[keep] - offset, weight[keep], int(np.prod(shape)))
+    surface = smooth_surface(median.reshape(shape), np.minimum(count, 20.0).reshape(shape), settings)
+    color = np.stack([np.bincount(flat, rgb[keep, c] * weight[keep], minlength=median.size) for c in range(3)], axis=-1)
+    color = (color / np.maximum(count, 1e-6)[:, None]).reshape(*shape, 3)
+    seen = (count > 0).reshape(shape)
+    known = count.reshape(shape) >= settings.min_points
+    height = (expected + offset + surface).astype(np.float32)
+    is_road = road_like(color, seen, ground.distance(centers))
+    return RoadGrid(low, settings.cell_m, height, known, is_road, color.round().astype(np.uint8))
+
+
+def grouped_median(group: np.ndarray, value: np.ndarray, weight: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted medians (G,) of values by group (0 where a group is empty), and each group's total weight (G,)."""
+    order = np.lexsort((value, group))
+    group, value, weight = group[order], value[order], weight[order]
+    total = np.bincount(group, weight, minlength=groups)
+    running = np.cumsum(weight)
+    before = np.concatenate([[0.0], np.cumsum(total)])[:-1]
+    past_half = running - before[group] >= 0.5 * total[group]
+    first = np.flatnonzero(past_half & np.concatenate([[True], ~past_half[:-1] | (group[1:] != group[:-1])]))
+    median = np.zeros(groups)
+    median[group[first]] = value[first]
+    return median, total
+
+
+def smooth_surface(value: np.ndarray, count: np.ndarray, settings: RoadSettings) -> np.ndarray:
+    """(I, J) the surface that balances data (weights `count`), bending and a pull to 0; cells that disagree lose weight."""
+    rows, columns = value.shape
+    bend = sparse.vstack([_second_differences(rows, columns, axis) for axis in (0, 1)])
+    stiff = settings.stiffness * (bend.T @ bend) + settings.prior_weight * sparse.identity(value.size)
+    surface = np.zeros(value.size)
+    for turn in range(3):
+        trust = count.reshape(-1) / (1 + ((value.reshape(-1) - surface) / ROBUST_M) ** 2) if turn else count.reshape(-1)
+        solver = splu(sparse.csc_matrix(stiff + sparse.diags(trust)), permc_spec="MMD_AT_PLUS_A")
+        surface = solver.solve(trust * value.reshape(-1))
+    return surface.reshape(value.shape)
+
+
+def _second_differences(rows: int, columns: int, axis: int) -> sparse.csr_matrix:
+    index = np.arange(rows * columns).reshape(rows, columns)
+    a, b, c = (index[:-2], index[1:-1], index[2:]) if axis == 0 else (index[:, :-2], index[:, 1:-1], index[:, 2:])
+    number = a.size
+    line = np.tile(np.arange(number), 3)
+    weight = np.repeat([1.0, -2.0, 1.0], number)
+    place = np.concatenate([a.reshape(-1), b.reshape(-1), c.reshape(-1)])
+    return sparse.csr_matrix((weight, (line, place)), shape=(number, rows * columns))
+
+
+def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray) -> np.ndarray:
+    """(I, J) bool: cells whose colour is one of those under the wheels' path, connected to it; small holes closed."""
+    driven = path_distance_m < 1.2
+    sample = color[seen & driven]
+    if len(sample) < 8:
+        return path_distance_m < 2.0
+    tone = _tone(color)
+    kinds = _tone(sample.reshape(-1, 1, 3)).reshape(-1, 3)[:: max(1, len(sample) // 400)]
+    spread = np.array([0.10, 0.012, 0.012])
+    nearest = np.full(seen.shape, np.inf)
+    for kind in kinds[:: max(1, len(kinds) // 60)]:
+        nearest = np.minimum(nearest, (((tone - kind) / spread) ** 2).sum(-1))
+    alike = ((nearest < 6.0) & seen) | driven
+    closed = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) | driven.astype(np.uint8)
+    _, labels = cv2.connectedComponents(opened, connectivity=4)
+    return np.isin(labels, np.unique(labels[driven])) & (opened > 0)
+
+
+def _tone(color: np.ndarray) -> np.ndarray:
+    """(..., 3): logarithm of the brightness, shares of red and green."""
+    total = color.sum(axis=-1) + 6.0
+    return np.stack([np.log(total / 3), (color[..., 0] + 2) / total, (color[..., 1] + 2) / total], axis=-1)
+
+
+def write_road(path: Path, road: RoadGrid) -> None:
+    """The grid as an npz file (`height_world_m`, `known`, `is_road`, `rgb`, `origin_world`, `cell_m`)."""
+    np.savez_compressed(
+        path,
+        origin_world=road.origin_world,
+        cell_m=road.cell_m,
+        height_world_m=road.height_world_m,
+        known=road.known,
+        is_road=road.is_road,
+        rgb=road.rgb,
+    )
+
+
+def read_road(path: Path) -> RoadGrid:
+    """The grid of `write_road`."""
+    with np.load(path, allow_pickle=False) as values:
+        return RoadGrid(
+            values["origin_world"], float(values["cell_m"]), values["height_world_m"], values["known"], values["is_road"], values["rgb"]
+        )
