@@ -23,16 +23,13 @@ def confirmed(depth_map: DepthMap, others: list[DepthMap], settings: Consistency
     return result.reshape(depth_map.depth_m.shape)
 
 
-def witnesses(
-    view: PinholeView, others: list[DepthMap], points_world: np.ndarray, number: int, best_angle_rad: float
-) -> list[DepthMap]:
+def witnesses(view: PinholeView, others: list[DepthMap], points_world: np.ndarray, number: int, best_angle_rad: float) -> list[DepthMap]:
     """The depth maps of other pictures that see most of the points, from another place."""
     few = points_world[:: max(1, len(points_world) // 300)]
     candidates = [
         other
         for other in others
-        if other.view is not view
-        and (other.view.frame_index, other.view.camera.parent.name) != (view.frame_index, view.camera.parent.name)
+        if other.view is not view and (other.view.frame_index, other.view.camera.parent.name) != (view.frame_index, view.camera.parent.name)
     ]
     value = np.array([worth(view, other.view, few, best_angle_rad).sum() for other in candidates])
     return [candidates[k] for k in np.argsort(-value, kind="stable")[:number] if value[k] > 0.02 * len(few)]
@@ -62,5 +59,3 @@ def _sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     inside = (index >= 0).all(-1) & (index[:, 0] < image.shape[1]) & (index[:, 1] < image.shape[0])
     found[inside] = image[index[inside, 1], index[inside, 0]]
     return found
-
-

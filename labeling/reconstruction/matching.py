@@ -58,28 +58,39 @@ class Matcher:
         self.window, self.texture = (window_px, window_px), texture
         self.grey = view.grey
         self.mean = cv2.blur(self.grey, self.window)
-        self.variance = np.maximum(cv2.blur(self.grey * self.grey, self.window) - self.mean**2, 0)
+        self.spread = np.maximum(cv2.blur(self.grey * self.grey, self.window) - self.mean**2, 0) + np.float32(texture**2)
         self.kept = max(1, (len(self.sources) + 1) // 2)
 
     def cost(self, inverse_depth) -> np.ndarray:
         """(H, W) float32 cost of an inverse depth (number or map): 0 equal, 1 not alike, `BLIND` not seen."""
-        costs = np.stack([self._source_cost(source, inverse_depth) for source in self.sources])
+        costs = [self._source_cost(source, inverse_depth) for source in self.sources]
+        if len(costs) == 1:
+            return costs[0]
+        stack = np.stack(costs)
         if len(costs) > self.kept:
-            costs = np.partition(costs, self.kept - 1, axis=0)[: self.kept]
-        seen = costs < BLIND
-        total, number = np.where(seen, costs, 0).sum(axis=0), seen.sum(axis=0)
-        return np.where(number > 0, total / np.maximum(number, 1), np.float32(BLIND))
+            stack = np.partition(stack, self.kept - 1, axis=0)[: self.kept]
+        seen = stack < BLIND
+        number = seen.sum(axis=0, dtype=np.float32)
+        stack *= seen
+        return np.where(number > 0, stack.sum(axis=0) / np.maximum(number, 1), np.float32(BLIND))
 
     def _source_cost(self, source: Source, inverse_depth) -> np.ndarray:
         x, y = source.pixels(inverse_depth)
         warped = cv2.remap(source.grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         usable = cv2.remap(source.usable, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         mean = cv2.blur(warped, self.window)
-        variance = cv2.blur(warped * warped, self.window) - mean * mean
-        joint = cv2.blur(warped * self.grey, self.window) - mean * self.mean
-        floor = self.texture**2
-        correlation = joint / np.sqrt((np.maximum(variance, 0) + floor) * (self.variance + floor))
-        return np.where(usable > 127, np.minimum(1.0 - correlation, 1.0), np.float32(BLIND)).astype(np.float32)
+        variance = cv2.blur(cv2.multiply(warped, warped), self.window)
+        variance -= cv2.multiply(mean, mean)
+        np.maximum(variance, 0, out=variance)
+        variance += self.texture**2
+        variance *= self.spread
+        joint = cv2.blur(cv2.multiply(warped, self.grey), self.window)
+        joint -= cv2.multiply(mean, self.mean)
+        joint /= cv2.sqrt(variance)
+        np.subtract(1.0, joint, out=joint)
+        np.minimum(joint, 1.0, out=joint)
+        joint[usable < 128] = BLIND
+        return joint
 
     def step(self, inverse_depth: np.ndarray, pixels: float) -> np.ndarray:
         """(H, W) change of inverse depth that moves the point by `pixels` in the neighbour where it moves most."""

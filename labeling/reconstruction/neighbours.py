@@ -37,7 +37,9 @@ def worth(view: PinholeView, other: PinholeView, points_world: np.ndarray, best_
     cosine = (mine * theirs).sum(-1) / np.maximum(np.linalg.norm(mine, axis=-1) * np.linalg.norm(theirs, axis=-1), 1e-6)
     angle = np.arccos(np.clip(cosine, -1, 1))
     by_angle = np.exp(-0.5 * (np.log(np.maximum(angle, 1e-4) / best_angle_rad) / 1.0) ** 2)
-    scale = (other.camera.focal_px * np.linalg.norm(mine, axis=-1)) / (view.camera.focal_px * np.maximum(np.linalg.norm(theirs, axis=-1), 0.1))
+    scale = (other.camera.focal_px * np.linalg.norm(mine, axis=-1)) / (
+        view.camera.focal_px * np.maximum(np.linalg.norm(theirs, axis=-1), 0.1)
+    )
     return seen * by_angle * np.exp(-0.5 * (np.log(np.maximum(scale, 1e-3)) / 0.5) ** 2)
 
 

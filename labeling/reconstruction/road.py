@@ -11,6 +11,7 @@ from scipy.sparse.linalg import splu
 from labeling.reconstruction.ground import PathGround
 from labeling.reconstruction.settings import RoadSettings
 
+NEAR_PATH_M = 8.0
 ROBUST_M = 0.04
 """Residual of a cell's height at which its weight begins to fall."""
 
@@ -45,7 +46,10 @@ class RoadGrid:
     def look_up(self, grid: np.ndarray, xy_world: np.ndarray) -> np.ndarray:
         """bool (...) of a grid of this shape at places (..., 2), nearest cell; False outside."""
         cells = self.cells(xy_world)
-        return _remap(grid.astype(np.float32), cells.reshape(1, -1, 2).astype(np.float32), cv2.INTER_NEAREST, 0.0).reshape(cells.shape[:-1]) > 0.5
+        return (
+            _remap(grid.astype(np.float32), cells.reshape(1, -1, 2).astype(np.float32), cv2.INTER_NEAREST, 0.0).reshape(cells.shape[:-1])
+            > 0.5
+        )
 
 
 def _remap(grid: np.ndarray, cells: np.ndarray, how: int, outside: float) -> np.ndarray:
@@ -67,15 +71,16 @@ def fit_road(points_world: np.ndarray, rgb: np.ndarray, weight: np.ndarray, grou
     """
     low = ground.origins_world[:, :2].min(axis=0) - settings.reach_m
     high = ground.origins_world[:, :2].max(axis=0) + settings.reach_m
-    shape = tuple((np.ceil((high - low) / settings.cell_m).astype(int) + 1).tolist())
-    centers = low + settings.cell_m * np.stack(np.indices(shape), axis=-1)
+    size = np.ceil((high - low) / settings.cell_m).astype(int) + 1
+    shape = (int(size[0]), int(size[1]))
+    centers = low + settings.cell_m * np.moveaxis(np.indices(shape), 0, -1)
     expected = ground.height(centers)
     above = points_world[:, 2] - ground.height(points_world[:, :2])
-    near = ground.distance(points_world[:, :2]) < 8.0
-    offset = float(np.median(above[near & (np.abs(above) < 2 * settings.band_m)])) if (near & (np.abs(above) < 2 * settings.band_m)).any() else 0.0
+    near = (ground.distance(points_world[:, :2]) < NEAR_PATH_M) & (np.abs(above) < 2 * settings.band_m)
+    offset = float(np.median(above[near])) if near.any() else 0.0
     index = np.round((points_world[:, :2] - low) / settings.cell_m).astype(np.int64)
     keep = (index >= 0).all(-1) & (index < np.array(shape)).all(-1) & (np.abs(above - offset) < settings.band_m)
-    flat = np.ravel_multi_index(tuple(index[keep].T), shape)
+    flat = index[keep, 0] * shape[1] + index[keep, 1]
     median, count = grouped_median(flat, above[keep] - offset, weight[keep], int(np.prod(shape)))
     surface = smooth_surface(median.reshape(shape), np.minimum(count, 20.0).reshape(shape), settings)
     color = np.stack([np.bincount(flat, rgb[keep, c] * weight[keep], minlength=median.size) for c in range(3)], axis=-1)
@@ -138,7 +143,7 @@ def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray) 
         nearest = np.minimum(nearest, (((tone - kind) / spread) ** 2).sum(-1))
     alike = ((nearest < 6.0) & seen) | driven
     closed = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) | driven.astype(np.uint8)
+    opened = np.maximum(cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), driven.astype(np.uint8))
     _, labels = cv2.connectedComponents(opened, connectivity=4)
     return np.isin(labels, np.unique(labels[driven])) & (opened > 0)
 

@@ -56,12 +56,33 @@ class ConsistencySettings:
 
 
 @dataclass(frozen=True)
+class FillSettings:
+    """Depth of blank surfaces between matched pixels."""
+
+    shrink: int = 2
+    """Filling is done at 1/n of the size."""
+    reach_px: float = 60.0
+    """How far known depths reach over blank surface."""
+    edge: float = 60.0
+    """Difference of grey levels, summed over the colours, that counts as far as `reach_px`."""
+    min_weight: float = 0.02
+    """Share of the surroundings that must be known."""
+    ground_share: float = 0.5
+    """Share of known surroundings on the ground from which a pixel is ground."""
+    misfit: float = 0.06
+    """Largest relative misfit of the plane through the surroundings."""
+    far_m: float = 60.0
+
+
+@dataclass(frozen=True)
 class RoadSettings:
     """The height of the ground near the path."""
 
     cell_m: float = 0.5
     reach_m: float = 30.0
     """The grid covers this far to each side of the path."""
+    trusted_m: float = 8.0
+    """Distance from the camera at which a point's weight has halved."""
     band_m: float = 0.6
     """Points farther from the expected ground are not ground."""
     stiffness: float = 30.0
@@ -73,26 +94,43 @@ class RoadSettings:
 
 
 @dataclass(frozen=True)
-class FusionSettings:
-    """Points, mesh and voxels."""
+class CarveSettings:
+    """Free and filled space."""
 
-    tsdf_voxel_m: float = 0.15
-    depth_max_m: float = 40.0
-    """Depths beyond this are not fused."""
-    cell_m: float = 0.25
-    """Edge of the cells in which free and filled space is counted."""
-    ray_stride: int = 3
-    """Every n-th pixel, both ways, carves."""
-    carve_m: float = 57.0
-    """Cells farther from the camera are not touched."""
-    min_hits: float = 3.0
-    """Weight of depths that fill a cell."""
-    hit_share: float = 0.25
+    cell_m: float = 0.5
+    cell_height_m: float = 0.25
+    """Edges of the cells of the world in which rays are counted."""
+    stride: int = 4
+    """Every n-th pixel, both ways, is a ray."""
+    far_m: float = 35.0
+    """Depths beyond this fill nothing (their rays still pass)."""
+    margin: float = 0.05
+    """The last share of a ray is not counted as passed."""
+    filled_weight: float = 0.4
+    """What a ray of a filled-in depth counts."""
+    min_hits: float = 1.5
+    """Rays that end in a cell before it can be filled."""
+    hit_share: float = 0.2
     """Share of hits among hits and passes from which a cell is filled."""
-    min_passes: float = 2.0
+    min_passes: float = 1.0
     """Rays that make a cell free."""
     ground_margin_m: float = 0.25
-    """Points this near above the road surface belong to it."""
+    """What lies this near above the ground belongs to it."""
+    free_share: float = 0.5
+    """Share of a voxel that must be free for it to be free."""
+    box_margin_m: float = 0.4
+    """Static matter this near to a box is the box."""
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """Points and mesh."""
+
+    voxel_m: float = 0.15
+    far_m: float = 40.0
+    """Depths beyond this are not fused."""
+    min_weight: float = 2.0
+    """Pictures that must agree on a surface."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +147,9 @@ class ReconstructionSettings:
     """Moving boxes are enlarged by this before they are cut out of the pictures."""
     match: MatchSettings = field(default_factory=MatchSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    fill: FillSettings = field(default_factory=FillSettings)
     road: RoadSettings = field(default_factory=RoadSettings)
+    carve: CarveSettings = field(default_factory=CarveSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
 
     def __post_init__(self) -> None:

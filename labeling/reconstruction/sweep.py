@@ -10,8 +10,10 @@ from labeling.reconstruction.matching import BLIND, Matcher
 from labeling.reconstruction.settings import MatchSettings
 from labeling.reconstruction.views import PinholeView
 
-REFINEMENTS = ((1.0, 3), (0.4, 2))
-"""Steps in pixels of the neighbour that moves most, and how many to each side."""
+HALF_STEPS, FULL_STEPS = (1.0, 3), (0.5, 2)
+"""Steps of the refinement at half and at full size: pixels in the neighbour that moves most, and how many to each side."""
+COARSE_NEIGHBOURS = 3
+"""The coarse sweep looks at this many of the neighbours."""
 
 
 @dataclass
@@ -34,21 +36,22 @@ def inverse_depths(settings: MatchSettings) -> np.ndarray:
 
 
 def sweep_view(view: PinholeView, others: list[PinholeView], ground: PathGround, settings: MatchSettings) -> DepthMap:
-    """The depth of a view from its neighbours (at least one)."""
-    small = view.half()
-    coarse = Matcher(small, [other.half() for other in others], max(5, settings.window_px - 2), settings.texture)
-    free, on_ground = coarse_seeds(coarse, ground, settings)
-    fine = Matcher(view, others, settings.window_px, settings.texture)
-    size = view.grey.shape
-    w_free, cost_free = refine(fine, _enlarged(free, size))
-    expected = ground_depth(view, ground, 0.0, settings.far_m)
-    w_ground, cost_ground = refine(fine, _raised(expected, _enlarged(on_ground, size), view))
-    cost_ground = np.where(expected > 0, cost_ground, BLIND)
-    soft_free, soft_ground = (cv2.blur(cost, (9, 9)) for cost in (cost_free, cost_ground))
+    """The depth of a view from its neighbours (at least one): swept and decided at half size, refined at full size."""
+    small, small_others = view.half(), [other.half() for other in others]
+    coarse = Matcher(small, small_others[:COARSE_NEIGHBOURS], max(5, settings.window_px - 2), settings.texture)
+    free, height = coarse_seeds(coarse, ground, settings)
+    matcher = Matcher(small, small_others, max(5, settings.window_px - 2), settings.texture)
+    expected = ground_depth(small, ground, 0.0, settings.far_m)
+    w_free, cost_free = refine(matcher, free, *HALF_STEPS)
+    w_ground, cost_ground = refine(matcher, _raised(expected, height, small), *HALF_STEPS)
+    soft_free, soft_ground = (cv2.blur(cost, (5, 5)) for cost in (cost_free, np.where(expected > 0, cost_ground, np.float32(BLIND))))
     is_ground = soft_ground < soft_free + settings.ground_bonus
-    w, cost = np.where(is_ground, w_ground, w_free), np.where(is_ground, cost_ground, cost_free)
+    size = view.grey.shape
+    seed = _enlarged(cv2.medianBlur(np.where(is_ground, w_ground, w_free).astype(np.float32), 3), size)
+    w, cost = refine(Matcher(view, others, settings.window_px, settings.texture), seed, *FULL_STEPS)
     known = view.usable & (cost < settings.max_cost) & (w > 1 / settings.far_m)
-    return DepthMap(view, np.where(known, 1 / np.maximum(w, 1e-4), 0).astype(np.float32), cost.astype(np.float32), is_ground & known)
+    on_ground = cv2.resize(is_ground.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST) > 0
+    return DepthMap(view, np.where(known, 1 / np.maximum(w, 1e-4), 0).astype(np.float32), cost, on_ground & known)
 
 
 def coarse_seeds(matcher: Matcher, ground: PathGround, settings: MatchSettings) -> tuple[np.ndarray, np.ndarray]:
@@ -83,19 +86,13 @@ def _raised(expected_depth: np.ndarray, height_m: np.ndarray, view: PinholeView)
     return (1 / np.where(expected_depth > 0, expected_depth * share, 1e4)).astype(np.float32)
 
 
-def refine(matcher: Matcher, inverse_depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse depth and cost (H, W) after small steps around a first guess, the last one between steps by a parabola."""
-    w, cost = inverse_depth, None
-    for pixels, reach in REFINEMENTS:
-        step = matcher.step(w, pixels)
-        costs = np.stack([matcher.cost(np.maximum(w + k * step, 1e-4)) for k in range(-reach, reach + 1)])
-        best = costs.argmin(axis=0)
-        offset, cost = _parabola(costs, best)
-        w = np.maximum(w + (best - reach + offset) * step, 1e-4).astype(np.float32)
-        if pixels > REFINEMENTS[-1][0]:
-            w = cv2.medianBlur(w, 5)
-    assert cost is not None
-    return w, cost
+def refine(matcher: Matcher, inverse_depth: np.ndarray, pixels: float, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse depth and cost (H, W) after steps around a first guess, `reach` to each side, by a parabola between the steps."""
+    step = matcher.step(inverse_depth, pixels)
+    costs = np.stack([matcher.cost(np.maximum(inverse_depth + k * step, 1e-4)) for k in range(-reach, reach + 1)])
+    best = costs.argmin(axis=0)
+    offset, cost = _parabola(costs, best)
+    return np.maximum(inverse_depth + (best - reach + offset) * step, 1e-4).astype(np.float32), cost
 
 
 def _parabola(costs: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

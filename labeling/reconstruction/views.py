@@ -151,9 +151,7 @@ def key_frames(clip: Clip, every_s: float, every_m: float) -> list[int]:
     return chosen
 
 
-def clip_views(
-    clip: Clip, frames: list[int], settings: MatchSettings, movers: dict[int, Boxes], margin_m: float
-) -> Iterator[PinholeView]:
+def clip_views(clip: Clip, frames: list[int], settings: MatchSettings, movers: dict[int, Boxes], margin_m: float) -> Iterator[PinholeView]:
     """Every picture of some frames as pinhole views, movers (boxes in the world by frame) marked as not usable."""
     pinholes = {camera.name: pinhole_cameras(camera, settings) for camera in clip.rig.cameras}
     for frame in (clip.frames[index] for index in frames):
@@ -170,7 +168,7 @@ def clip_views(
                 image = cv2.remap(picture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
                 world_from_pin = view.world_from_ego_at_cam @ clip.rig[name].ego_from_cam @ pinhole.cam_from_pin
                 made = PinholeView(
-                    frame.index, view.timestamp_ns, pinhole, world_from_pin, view.world_from_ego_at_cam, image, inside.copy()
+                    frame.index, view.timestamp_ns, pinhole, world_from_pin, view.world_from_ego_at_cam, image, np.array(inside)
                 )
                 hide_boxes(made, movers.get(frame.index), moved_s, margin_m)
                 yield made

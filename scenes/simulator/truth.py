@@ -5,16 +5,15 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from scenes.boxes import Box3D, Boxes
-from scenes.geometry import invert_rigid, rotation_from_yaw
-from scenes.layers import OCCUPANCY_CLASS_OFFSET, OCCUPANCY_FREE, OCCUPANCY_OTHER, OCCUPANCY_ROAD, Occupancy, VoxelGrid
+from scenes.boxes import Boxes
+from scenes.geometry import invert_rigid
+from scenes.layers import OCCUPANCY_FREE, OCCUPANCY_OTHER, OCCUPANCY_ROAD, Occupancy, VoxelGrid
 from scenes.simulator.ground import CELL_M, OCCUPANCY_CELL_M
 from scenes.simulator.world import StaticColumns
+from scenes.solids import fill_boxes
 
 SUBCELLS = 4
 """A voxel column is looked up at SUBCELLS x SUBCELLS places."""
-SAMPLE_M = 0.4
-"""Largest distance between the points that stand for a box in the voxels."""
 
 
 def occupancy_truth(columns: StaticColumns, world_from_ego: np.ndarray, boxes_world: Boxes, grid: VoxelGrid | None = None) -> Occupancy:
@@ -28,15 +27,7 @@ def occupancy_truth(columns: StaticColumns, world_from_ego: np.ndarray, boxes_wo
     _fill_static(state, grid, columns, world_from_ego)
     flow = np.zeros((*grid.shape, 2), dtype=np.float32)
     boxes_ego = boxes_world.transform(invert_rigid(world_from_ego))
-    reach = np.array(grid.voxel_m[:2]) * grid.shape[:2] / 2
-    middle = np.array(grid.min_ego_m[:2]) + reach
-    for box, class_id in zip(boxes_ego.box, boxes_ego.class_id, strict=True):
-        if (np.abs(box[:2] - middle) > reach + box[Box3D.LENGTH]).any():
-            continue
-        index, inside = grid.index_of(_points_in_box(box))
-        i, j, k = index[inside].T
-        state[i, j, k] = OCCUPANCY_CLASS_OFFSET + class_id
-        flow[i, j, k] = box[Box3D.VX : Box3D.VY + 1]
+    fill_boxes(state, flow, grid, boxes_ego)
     return Occupancy(grid, state, flow)
 
 
@@ -66,18 +57,6 @@ def _sample_points(grid: VoxelGrid) -> np.ndarray:
     """(X * SUBCELLS, Y * SUBCELLS, 2) x, y at which the ground is looked up."""
     axes = [grid.min_ego_m[k] + (np.arange(grid.shape[k] * SUBCELLS) + 0.5) * (grid.voxel_m[k] / SUBCELLS) for k in range(2)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-
-
-def _points_in_box(box: np.ndarray) -> np.ndarray:
-    """Points (P, 3) that fill a box row densely, a centimetre inside its faces."""
-    local = _lattice(*box[Box3D.LENGTH : Box3D.HEIGHT + 1].tolist())
-    return local @ rotation_from_yaw(box[Box3D.YAW]).T + box[:3]
-
-
-@lru_cache(maxsize=512)
-def _lattice(*size_m: float) -> np.ndarray:
-    axes = [np.linspace(-0.5, 0.5, max(2, int(np.ceil(s / SAMPLE_M)) + 1)) * max(s - 0.02, 0.0) for s in size_m]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def with_visibility(boxes: Boxes, visible_px: np.ndarray, unhidden_px: np.ndarray) -> Boxes:

@@ -1,0 +1,66 @@
+"""Which surface do all depth maps together describe? A truncated distance field, read out as points and as a mesh."""
+
+from pathlib import Path
+
+import numpy as np
+
+from labeling.reconstruction.settings import FusionSettings
+from labeling.reconstruction.sweep import DepthMap
+from scenes.errors import DataError
+from scenes.open3d_loader import load_open3d
+
+TRUNCATION_VOXELS = 4.0
+
+
+class SurfaceFusion:
+    """Open3D's sparse voxel blocks; depth maps go in one by one. Everything is in the clip's world frame, shifted near the origin."""
+
+    def __init__(self, settings: FusionSettings, origin_world: np.ndarray) -> None:
+        self.settings, self.origin_world = settings, np.asarray(origin_world, dtype=np.float64)
+        self.o3d = load_open3d()
+        core = self.o3d.core
+        self.grid = self.o3d.t.geometry.VoxelBlockGrid(
+            attr_names=("tsdf", "weight", "color"),
+            attr_dtypes=(core.float32, core.float32, core.float32),
+            attr_channels=((1,), (1,), (3,)),
+            voxel_size=settings.voxel_m,
+            block_resolution=8,
+            block_count=20000,
+            device=core.Device("CPU:0"),
+        )
+
+    def add(self, depth_map: DepthMap) -> None:
+        """Integrates the known depths of one view."""
+        depth = np.where(depth_map.depth_m < self.settings.far_m, depth_map.depth_m, 0).astype(np.float32)
+        if not depth.any():
+            return
+        core, image_of = self.o3d.core, self.o3d.t.geometry.Image
+        pin_from_world = depth_map.view.pin_from_world.copy()
+        pin_from_world[:3, 3] += pin_from_world[:3, :3] @ self.origin_world
+        matrix, pose = core.Tensor(depth_map.view.camera.matrix), core.Tensor(pin_from_world)
+        depth_image = image_of(core.Tensor(np.ascontiguousarray(depth)))
+        color = image_of(core.Tensor(np.ascontiguousarray(depth_map.view.image_rgb.astype(np.float32) / 255)))
+        far = float(self.settings.far_m)
+        blocks = self.grid.compute_unique_block_coordinates(depth_image, matrix, pose, 1.0, far, TRUNCATION_VOXELS)
+        self.grid.integrate(blocks, depth_image, color, matrix, matrix, pose, 1.0, far, TRUNCATION_VOXELS)
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points (P, 3) float64 in the world and colours (P, 3) in [0, 1]; none if nothing was fused."""
+        cloud = self.grid.extract_point_cloud(weight_threshold=self.settings.min_weight)
+        if cloud.is_empty():
+            return np.zeros((0, 3)), np.zeros((0, 3))
+        return cloud.point.positions.numpy() + self.origin_world, cloud.point.colors.numpy().clip(0, 1)
+
+    def write(self, folder: Path) -> dict[str, float]:
+        """Writes `cloud.ply`, `cloud.pcd` and `mesh.ply` (world frame); returns the numbers of points and triangles."""
+        geometry, utility = self.o3d.geometry, self.o3d.utility
+        positions, colors = self.points()
+        cloud = geometry.PointCloud(utility.Vector3dVector(positions))
+        cloud.colors = utility.Vector3dVector(colors.astype(np.float64))
+        mesh = self.grid.extract_triangle_mesh(weight_threshold=self.settings.min_weight).to_legacy()
+        mesh.translate(self.origin_world)
+        written = [self.o3d.io.write_point_cloud(str(folder / f"cloud.{kind}"), cloud) for kind in ("ply", "pcd")]
+        written.append(self.o3d.io.write_triangle_mesh(str(folder / "mesh.ply"), mesh))
+        if not all(written):
+            raise DataError(f"{folder}: point cloud or mesh could not be written; free space or choose another folder")
+        return {"points": len(positions), "triangles": len(mesh.triangles)}
