@@ -7,6 +7,7 @@ from labeling.detections import LAYER_EVIDENCE, TEACHER
 from labeling.inputs import INPUTS
 from labeling.layer_stage import LAYER, refuse_foreign_layer
 from labeling.picture_stage import PICTURE
+from labeling.reconstruction.stage import RECONSTRUCTION
 from labeling.settings import LabelSettings
 from labeling.stages import ClipWork, StageResult, run_stages
 from labeling.track_stage import TRACKS
@@ -18,6 +19,7 @@ STAGES = (
     LAYER_EVIDENCE,
     TRACKS,
     CONFIDENCE,
+    RECONSTRUCTION,
     LAYER,
     PICTURE,
 )

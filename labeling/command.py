@@ -38,6 +38,7 @@ def label(
     confidence: Path | None = None,
     report: Path | None = None,
     pictures: bool = True,
+    reconstruct: bool = False,
     from_kitti: Path | None = None,
     out: Path | None = None,
 ) -> int:
@@ -60,6 +61,7 @@ def label(
         confidence: Weights of the probabilities (JSON of `python -m labeling.confidence.fit`); by default those shipped for the evidence.
         report: Where the job's report goes (JSON, and a page beside it); by default labeling/<layer>.json in the first folder given.
         pictures: Put a picture of each clip into the page.
+        reconstruct: Also reconstruct the static scene from the pictures: points, mesh, road heights, occupancy and depth labels.
         from_kitti: Instead of clips: label the KITTI tracking sequences in this folder from their detections.
         out: Folder for the KITTI result files.
     """
@@ -70,7 +72,7 @@ def label(
     if workers < 1:
         raise ConfigError(f"label: expected at least one worker, got {workers}; correct --workers")
     tracking = TrackingSettings().with_probabilities(label_probability, ignore_probability)
-    settings = LabelSettings(layer, teacher, evidence, tracking, confidence, device, both_ways, pictures)
+    settings = LabelSettings(layer, teacher, evidence, tracking, confidence, device, both_ways, pictures, reconstruct)
     chosen = shard_of(find_clips(list(clips)), shard)
     console = Console()
     done = run_job(chosen, settings, workers, console, ray)

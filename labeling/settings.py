@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.tracks.settings import TrackingSettings
 from scenes.errors import ConfigError
 
@@ -25,6 +26,9 @@ class LabelSettings:
     """Stream the clip through the network from both ends."""
     pictures: bool = True
     """Draw a small picture of each clip for the job's report."""
+    reconstruct: bool = False
+    """Reconstruct the static scene: points, mesh, road, occupancy and depth."""
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
 
     def __post_init__(self) -> None:
         if not self.layer.startswith("auto@") or len(self.layer) <= len("auto@") or "/" in self.layer:

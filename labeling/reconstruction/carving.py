@@ -41,17 +41,19 @@ class CellGrid:
         where `ends` (P,) the cell of the point is hit. `weight` (P,)."""
         offset = (points_world - origin_world).astype(np.float32)
         length = np.linalg.norm(offset, axis=1)
-        step = float(self.cell_m.min()) * 1.4
-        free_until = length - np.maximum(margin * length, step)
-        steps = np.maximum((free_until / step).astype(np.int64), 0)
+        step = 0.9 * float(self.cell_m.min())
+        steps = np.maximum(((length - np.maximum(margin * length, step)) / step).astype(np.int64), 0)
         ray = np.repeat(np.arange(len(steps)), steps)
         along = (np.arange(len(ray)) - np.repeat(np.cumsum(steps) - steps, steps) + 0.5) * step
-        places = origin_world.astype(np.float32) + offset[ray] * (along / np.maximum(length[ray], 1e-6))[:, None].astype(np.float32)
-        self._count(self.passes, places, weight[ray])
-        self._count(self.hits, points_world[ends], weight[ends])
+        share = (along / np.maximum(length[ray], 1e-6)).astype(np.float32)
+        passed = self.flat_index(origin_world.astype(np.float32) + offset[ray] * share[:, None])
+        entered = np.ones(len(passed), dtype=bool)
+        entered[1:] = (passed[1:] != passed[:-1]) | (ray[1:] != ray[:-1])
+        self._count(self.passes, passed[entered], weight[ray[entered]])
+        self._count(self.hits, self.flat_index(points_world[ends].astype(np.float32)), weight[ends])
 
-    def _count(self, counts: np.ndarray, places_world: np.ndarray, weight: np.ndarray) -> None:
-        total = np.bincount(self.flat_index(places_world.astype(np.float32)), weight, minlength=counts.size + 1)[: counts.size]
+    def _count(self, counts: np.ndarray, flat_index: np.ndarray, weight: np.ndarray) -> None:
+        total = np.bincount(flat_index, weight, minlength=counts.size + 1)[: counts.size]
         counts += total.reshape(self.shape).astype(np.float32)
 
     def state(self, settings: CarveSettings) -> tuple[np.ndarray, np.ndarray]:

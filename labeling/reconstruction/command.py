@@ -18,7 +18,9 @@ from scenes.layers import LabelLayer, write_layer_files
 CREATED_BY = "labeling.reconstruction"
 
 
-def reconstruct(clips: Annotated[tuple[Path, ...], tyro.conf.Positional], layer: str = "auto@reconstruction", boxes: str | None = None) -> int:
+def reconstruct(
+    clips: Annotated[tuple[Path, ...], tyro.conf.Positional], layer: str = "auto@reconstruction", boxes: str | None = None
+) -> int:
     """Reconstruct clips from their pictures and write occupancy and depth as a label layer; exit status 2 if any clip failed.
 
     Points (cloud.ply, cloud.pcd), mesh (mesh.ply) and road heights (road.npz) are left in CLIP/labeling/LAYER/reconstruction.

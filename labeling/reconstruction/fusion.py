@@ -22,7 +22,7 @@ class SurfaceFusion:
         self.grid = self.o3d.t.geometry.VoxelBlockGrid(
             attr_names=("tsdf", "weight", "color"),
             attr_dtypes=(core.float32, core.float32, core.float32),
-            attr_channels=((1,), (1,), (3,)),
+            attr_channels=[core.SizeVector([channels]) for channels in (1, 1, 3)],
             voxel_size=settings.voxel_m,
             block_resolution=8,
             block_count=20000,
@@ -59,8 +59,8 @@ class SurfaceFusion:
         cloud.colors = utility.Vector3dVector(colors.astype(np.float64))
         mesh = self.grid.extract_triangle_mesh(weight_threshold=self.settings.min_weight).to_legacy()
         mesh.translate(self.origin_world)
-        written = [self.o3d.io.write_point_cloud(str(folder / f"cloud.{kind}"), cloud) for kind in ("ply", "pcd")]
-        written.append(self.o3d.io.write_triangle_mesh(str(folder / "mesh.ply"), mesh))
+        written = [self.o3d.io.write_point_cloud(folder / f"cloud.{kind}", cloud) for kind in ("ply", "pcd")]
+        written.append(self.o3d.io.write_triangle_mesh(folder / "mesh.ply", mesh))
         if not all(written):
             raise DataError(f"{folder}: point cloud or mesh could not be written; free space or choose another folder")
         return {"points": len(positions), "triangles": len(mesh.triangles)}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from labeling.reconstruction.views import PinholeView
 from scenes.clips import Clip
@@ -17,7 +17,7 @@ class PathGround:
     """(P, 3) points of the path on the ground."""
     normals_world: np.ndarray
     """(P, 3) upward unit normals of the ground there."""
-    tree: cKDTree
+    tree: KDTree
 
     def height(self, xy_world: np.ndarray) -> np.ndarray:
         """Expected z (...) at places (..., 2)."""
@@ -38,7 +38,7 @@ def path_ground(clip: Clip, offset_m: float = 0.0) -> PathGround:
         if np.linalg.norm(poses[row, :2, 3] - poses[keep[-1], :2, 3]) > 0.5:
             keep.append(row)
     origins, normals = poses[keep, :3, 3] + offset_m * poses[keep, :3, 2], poses[keep, :3, 2]
-    return PathGround(origins, normals, cKDTree(origins[:, :2]))
+    return PathGround(origins, normals, KDTree(origins[:, :2]))
 
 
 def ground_depth(view: PinholeView, ground: PathGround, height_m: float, far_m: float) -> np.ndarray:

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+from labeling.layer_stage import label_boxes
 from labeling.reconstruction.scene import reconstruct, write_reconstruction
 from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.stages import ClipWork, Stage, read_arrays
-from labeling.track_stage import tracks_from_arrays
-from labeling.tracks.tracking import boxes_of_tracks
 from scenes.atomic import atomic_folder
 from scenes.boxes import Boxes
 from scenes.clips import Clip
@@ -24,10 +23,8 @@ def reconstruct_clip(clip: Clip, boxes_world: dict[int, Boxes], settings: Recons
 
 
 def _reconstruction(work: ClipWork, path: Path) -> dict[str, float]:
-    boxes_world: dict[int, Boxes] = {}
-    if work.has("tracks"):
-        tracks = tracks_from_arrays(read_arrays(work.artefact("tracks")))
-        boxes_world = boxes_of_tracks(tracks, len(work.clip), work.settings.tracking)
+    within = read_arrays(work.artefact("confidence"))["within"]
+    boxes_world = label_boxes(work.clip, read_arrays(work.artefact("tracks")), within, work.settings.tracking)
     return reconstruct_clip(work.clip, boxes_world, work.settings.reconstruction, path)
 
 
@@ -35,7 +32,7 @@ RECONSTRUCTION = Stage(
     "reconstruction",
     "reconstruction",
     _reconstruction,
-    after=("motion", "tracks"),
-    settings=lambda work: work.settings.reconstruction.to_json(),
+    after=("motion", "tracks", "confidence"),
+    settings=lambda work: [work.settings.reconstruction.to_json(), work.settings.tracking.to_json()],
     wanted=lambda settings: settings.reconstruct,
 )

@@ -44,7 +44,7 @@ class PinholeCamera:
         """Where in the parent's picture each pixel lies: float32 columns, rows (H, W), and whether it lies inside (H, W)."""
         points_cam = self.rays.astype(np.float64) @ self.cam_from_pin[:3, :3].T
         pixels, inside = self.parent.project(points_cam)
-        return pixels[..., 0].astype(np.float32), pixels[..., 1].astype(np.float32), inside
+        return pixels[..., 0].astype(np.float32), pixels[..., 1].astype(np.float32), np.asarray(inside, dtype=bool)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -121,7 +121,8 @@ class PinholeView:
         camera = self.camera.half()
         height, width = camera.size_hw
         image = self.image_rgb[: 2 * height, : 2 * width]
-        usable = self.usable[: 2 * height, : 2 * width].reshape(height, 2, width, 2).all(axis=(1, 3))
+        quarters = [self.usable[row : 2 * height : 2, column : 2 * width : 2] for row in (0, 1) for column in (0, 1)]
+        usable = quarters[0] & quarters[1] & quarters[2] & quarters[3]
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         return PinholeView(self.frame_index, self.timestamp_ns, camera, self.world_from_pin, self.world_from_ego_at_cam, small, usable)
 
@@ -168,7 +169,7 @@ def clip_views(clip: Clip, frames: list[int], settings: MatchSettings, movers: d
                 image = cv2.remap(picture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
                 world_from_pin = view.world_from_ego_at_cam @ clip.rig[name].ego_from_cam @ pinhole.cam_from_pin
                 made = PinholeView(
-                    frame.index, view.timestamp_ns, pinhole, world_from_pin, view.world_from_ego_at_cam, image, np.array(inside)
+                    frame.index, view.timestamp_ns, pinhole, world_from_pin, view.world_from_ego_at_cam, image, inside.copy()
                 )
                 hide_boxes(made, movers.get(frame.index), moved_s, margin_m)
                 yield made
