@@ -9,6 +9,7 @@ from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.distinct import class_groups, inherit_ids, same_object, speaks
 from fusion.interface import Detections, LayerOutput, StepInput, StepOutput, WorldState
+from fusion.kinematics import recalled
 from fusion.layer import Surroundings
 from fusion.lenses import GEOMETRY_CHANNELS, Lenses, ground_distance, ray_geometry, read_lenses
 from fusion.lifting import Lifting
@@ -62,8 +63,8 @@ class Surround(nn.Module):
         levels, depth_logits = self.see(step, lenses)
         atlas = Atlas.stack(levels, lenses, self.sampler_on(lenses.alive_BN.device))
         lifted = self.lifting(atlas, depth_logits)
-        past, known = warp_maps(state, step.prev_from_ego_B44, step.dt_B, self.config.grid, self.centers_XY2)
-        bev, newest = self.bev_encoder(lifted, torch.cat([past, known.to(past.dtype)], dim=2).flatten(1, 2))
+        old_maps, known = warp_maps(state, step.prev_from_ego_B44, step.dt_B, self.config.grid, self.centers_XY2)
+        bev, newest = self.bev_encoder(lifted, torch.cat([old_maps, known.to(old_maps.dtype)], dim=2).flatten(1, 2))
         memory = self.recall(state, step)
         if self.bev_tokens is not None:
             bev = self.bev_tokens(bev, self.surroundings(atlas, None, memory))
@@ -71,8 +72,9 @@ class Surround(nn.Module):
         queries = self.seed(heatmap, dense_box, bev, memory, state, denoising)
         mask_bias = self_attention_mask(queries.valid_BQ, self.ordinary_queries, denoising)
         around = self.surroundings(atlas, bev, memory)
-        queries, layers = self.decoder(queries, self.source.position, mask_bias, around, self.num_layers)
-        maps, ages = push_maps(state, past, newest, step.dt_B)
+        past = recalled(memory.embedding_BQC, memory.box(), memory.valid_BQ, step.dt_B)
+        queries, layers = self.decoder(queries, self.source.position, mask_bias, around, past, self.num_layers)
+        maps, ages = push_maps(state, old_maps, newest, step.dt_B)
         next_state = self.remember(queries, layers[-1], state, step.dt_B, maps, ages)
         occupancy, flow = self.occupancy(bev) if self.occupancy is not None else (None, None)
         output = StepOutput(

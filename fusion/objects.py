@@ -1,6 +1,6 @@
 """Which objects are there? Queries seeded from heatmap peaks and memory, refined by the decoder's layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput
+from fusion.kinematics import Recalled, Recollection, drives_forward, facing_forward
 from fusion.layer import BoxPosition, Layer, Surroundings
 
 NO_OBJECT_LOGIT = -12.0
@@ -104,7 +105,7 @@ class QuerySource(nn.Module):
         radius = functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])
         taken = (distance < radius) & (memory_score[:, None] > self.config.query.suppression_score)
         logits = new.logits_BQK - SUPPRESSION_LOGIT * taken.any(-1, keepdim=True).float()
-        return Queries(new.embedding_BQC, new.reference_BQ3, new.code_BQR, logits, new.valid_BQ)
+        return replace(new, logits_BQK=logits)
 
 
 def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQueries | None) -> Tensor:
@@ -124,6 +125,8 @@ def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQue
 class Decoder(nn.Module):
     """Layers that refine the queries; each gives a complete answer and may be the last."""
 
+    drives_K: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         q, classes = config.query, len(config.class_names)
@@ -140,23 +143,26 @@ class Decoder(nn.Module):
         self.codes = nn.ModuleList(_answer(q.channels, CODE_SIZE) for _ in range(q.num_layers))
         self.logits = nn.ModuleList(_answer(q.channels, classes) for _ in range(q.num_layers))
         self.quality = nn.ModuleList(_answer(q.channels, 1) for _ in range(q.num_layers))
+        self.recollections = nn.ModuleList(Recollection(q.channels) for _ in range(q.num_layers))
+        self.register_buffer("drives_K", drives_forward(config.class_names), persistent=False)
 
     def forward(
-        self, queries: Queries, position: BoxPosition, mask_bias: Tensor, around: Surroundings, num_layers: int
+        self, queries: Queries, position: BoxPosition, mask_bias: Tensor, around: Surroundings, past: Recalled, num_layers: int
     ) -> tuple[Queries, list[LayerOutput]]:
         """The refined queries and what each of the first `num_layers` layers says."""
         outputs = []
-        for layer, to_code, to_logits, to_quality in list(zip(self.layers, self.codes, self.logits, self.quality, strict=True))[
-            :num_layers
-        ]:
+        parts = list(zip(self.layers, self.codes, self.logits, self.quality, self.recollections, strict=True))
+        for layer, to_code, to_logits, to_quality, recollect in parts[:num_layers]:
             box = queries.box().detach()
             tokens = layer(queries.embedding_BQC, position(box), box, mask_bias, around)
             code = queries.code_BQR.detach() + to_code(tokens).float()
             valid = queries.valid_BQ[..., None] > 0.5
             logits = queries.logits_BQK + to_logits(tokens).float()
             logits = torch.where(valid, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
-            queries = Queries(tokens, queries.reference_BQ3, code, logits, queries.valid_BQ)
-            outputs.append(LayerOutput(logits, queries.box(), to_quality(tokens).float()[..., 0]))
+            queries = replace(queries, embedding_BQC=tokens, code_BQR=code, logits_BQK=logits)
+            answer = recollect(tokens, code, queries.reference_BQ3, past)
+            answer = facing_forward(answer, functional.embedding(logits.argmax(-1), self.drives_K[:, None])[..., 0])
+            outputs.append(LayerOutput(logits, decode_boxes(answer, queries.reference_BQ3), to_quality(tokens).float()[..., 0]))
         return queries, outputs
 
 

@@ -1,0 +1,84 @@
+"""What does physics know about a box that was seen before? Its displacement is its velocity, and vehicles drive forwards."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fusion.boxcode import CODE_COS, CODE_SIN, CODE_VELOCITY, CODE_XYZ
+from scenes.boxes import VEHICLE_CLASSES
+
+DRIVING_MPS = 2.0
+"""A vehicle that seems to go backwards faster than this is facing the other way."""
+
+
+def drives_forward(class_names: tuple[str, ...]) -> Tensor:
+    """(K,) float32: 1 for classes that move along their heading."""
+    return torch.tensor([float(name in (*VEHICLE_CLASSES, "motorcycle", "bicycle")) for name in class_names])
+
+
+MIN_STEP_S = 0.02
+"""Shorter time steps count as this long where something is divided by them."""
+
+
+@dataclass
+class Recalled:
+    """What the memory knows of S objects, already moved to now by ego motion and their own velocity."""
+
+    embedding_BSC: Tensor
+    box_BS9: Tensor
+    valid_BS: Tensor
+    """float32, 1 for a slot that holds something."""
+    rate_B: Tensor
+    """float32, 1/s: one over the time since the state was written."""
+
+
+def recalled(embedding_BSC: Tensor, box_BS9: Tensor, valid_BS: Tensor, dt_B: Tensor) -> Recalled:
+    """The memory of a state written `dt_B` seconds ago, boxes moved to now."""
+    return Recalled(embedding_BSC, box_BS9, valid_BS, 1.0 / dt_B.float().clamp(min=MIN_STEP_S))
+
+
+class Recollection(nn.Module):
+    """Velocities from displacement: where was this object before?
+
+    Every query points, softly, at the remembered object it was (or at nothing), by likeness and nearness. Its displacement since then
+    divided by the time is a measured velocity, and the network chooses how far to follow it: the correction step of an alpha-beta
+    filter (Kalata 1984) with a learned association and a learned gain.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.nothing = nn.Parameter(torch.zeros(1))
+        self.reach = nn.Parameter(torch.full((1,), -1.5))
+        self.gain = nn.Sequential(nn.Linear(channels + 2, channels // 2), nn.ReLU(), nn.Linear(channels // 2, 1))
+        nn.init.zeros_(self.gain[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.gain[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, tokens: Tensor, code_BQR: Tensor, reference_BQ3: Tensor, past: Recalled) -> Tensor:
+        """Box codes (`fusion.boxcode`) with their velocities corrected; centres are cut from this gradient."""
+        offset = (code_BQR[..., CODE_XYZ] + reference_BQ3)[:, :, None, :2].detach() - past.box_BS9[:, None, :, :2]
+        distance = torch.sqrt((offset * offset).sum(-1) + 1e-4)
+        likeness = self.query(tokens) @ self.key(past.embedding_BSC).transpose(1, 2) * (tokens.shape[-1] ** -0.5)
+        logits = likeness.float() - functional.softplus(self.reach) * distance + (past.valid_BS[:, None] - 1.0) * 1e4
+        nothing = self.nothing.expand(*logits.shape[:2], 1)
+        weight = torch.cat([nothing, logits], dim=-1).softmax(-1)[..., 1:]
+        velocity = code_BQR[..., CODE_VELOCITY]
+        measured = past.box_BS9[:, None, :, 7:9] + offset * past.rate_B[:, None, None, None]
+        innovation = (weight[..., None] * (measured - velocity[:, :, None].detach())).sum(2)
+        size = torch.log1p(torch.sqrt((innovation * innovation).sum(-1, keepdim=True) + 1e-6)).detach()
+        evidence = torch.cat([tokens.float(), size, weight.sum(-1, keepdim=True)], dim=-1)
+        corrected = velocity + self.gain(evidence.to(tokens.dtype)).float().sigmoid() * innovation
+        return torch.cat([code_BQR[..., : CODE_VELOCITY.start], corrected], dim=-1)
+
+
+def facing_forward(code_BQR: Tensor, drives_BQ: Tensor) -> Tensor:
+    """Box codes with the heading turned by half a turn where a driving thing (`drives_BQ` 1) would go backwards at speed."""
+    sin, cos = code_BQR[..., CODE_SIN : CODE_SIN + 1], code_BQR[..., CODE_COS : CODE_COS + 1]
+    velocity = code_BQR[..., CODE_VELOCITY].detach()
+    length = torch.sqrt(sin * sin + cos * cos + 1e-6).detach()
+    ahead_mps = (velocity[..., :1] * cos.detach() + velocity[..., 1:] * sin.detach()) / length
+    sign = 1.0 - 2.0 * drives_BQ[..., None] * (ahead_mps < -DRIVING_MPS).to(code_BQR.dtype)
+    return torch.cat([code_BQR[..., :CODE_SIN], sin * sign, cos * sign, code_BQR[..., CODE_VELOCITY]], dim=-1)
