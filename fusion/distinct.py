@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scenes.boxes import VEHICLE_CLASSES
-
-TWO_WHEELERS = ("motorcycle", "bicycle")
+from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
 
 def class_groups(class_names: tuple[str, ...]) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion.boxcode import CODE_COS, CODE_SIN, CODE_VELOCITY, CODE_XYZ
-from scenes.boxes import VEHICLE_CLASSES
+from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
 DRIVING_MPS = 2.0
 """A vehicle that seems to go backwards faster than this is facing the other way."""
@@ -15,7 +15,7 @@ DRIVING_MPS = 2.0
 
 def drives_forward(class_names: tuple[str, ...]) -> Tensor:
     """(K,) float32: 1 for classes that move along their heading."""
-    return torch.tensor([float(name in (*VEHICLE_CLASSES, "motorcycle", "bicycle")) for name in class_names])
+    return torch.tensor([float(name in (*VEHICLE_CLASSES, *TWO_WHEELERS)) for name in class_names])
 
 
 MIN_STEP_S = 0.02

@@ -44,6 +44,7 @@ CENTRE_DISTANCES_M = (0.5, 1.0, 2.0)
 """How far off a centre may be for each column of `Boxes.within`."""
 
 VEHICLE_CLASSES = ("car", "truck", "bus", "trailer", "construction_vehicle")
+TWO_WHEELERS = ("motorcycle", "bicycle")
 
 
 def class_id_of(name: str, where: str) -> int:
