@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scenes.errors import ConfigError
+from scenes.workers import end_with_parent
 
 DIED = "its worker process died, perhaps for lack of memory; label it alone with --workers 1 to see why"
 IN_FLIGHT_PER_WORKER = 2
@@ -29,7 +30,8 @@ def here(clips: list[Path], work: Work) -> Iterator[tuple[Path, Any]]:
 
 
 def _share_cores(workers: int) -> None:
-    """Each worker's share of the cores, for libraries that are loaded later (torch)."""
+    """Each worker's share of the cores, for libraries that are loaded later (torch); and none outlives the job."""
+    end_with_parent()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 

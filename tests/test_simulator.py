@@ -352,20 +352,19 @@ def test_a_clip_that_fails_names_itself_and_the_others_go_on(tmp_path, monkeypat
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_kill_9_loses_and_repeats_nothing(tmp_path):
-    arguments = ["--clips", "2", "--seconds", "0.5", "--seed", "4", "--size", "32x80"]
+    arguments = ["--clips", "4", "--seconds", "0.5", "--seed", "4", "--size", "32x80", "--workers", "2"]
     command = [sys.executable, "-m", "surround4d", "sim", str(tmp_path / "killed"), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(__file__).parent.parent)
-    first = tmp_path / "killed" / clip_name(SimulationConfig(seed=4), 0) / "clip.json"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parent.parent)
     deadline = time.monotonic() + 400
-    while not first.is_file() and process.poll() is None and time.monotonic() < deadline:
+    while not (done := list(tmp_path.glob("killed/sim_*/clip.json"))) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert first.is_file()
-    before = first.stat().st_mtime_ns
-    simulate(tmp_path / "killed", clips=2, seconds=0.5, seed=4, size="32x80")
+    process.communicate(timeout=60)  # returns once the last worker has let go of the pipe: none lives on
+    assert done
+    first, before = done[0], done[0].stat().st_mtime_ns
+    simulate(tmp_path / "killed", clips=4, seconds=0.5, seed=4, size="32x80")
     assert first.stat().st_mtime_ns == before
-    simulate(tmp_path / "whole", clips=2, seconds=0.5, seed=4, size="32x80")
+    simulate(tmp_path / "whole", clips=4, seconds=0.5, seed=4, size="32x80")
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
 
 

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from scenes.errors import DataError, SurroundError
 from scenes.readers import argoverse2, nuscenes, nuscenes_mmdet3d, pandaset
 from scenes.readers.nuscenes_tables import find_version
+from scenes.workers import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _outcomes(jobs: list[ImportJob], target: Path, workers: int):
     if workers <= 1 or len(jobs) <= 1:
         yield from (run_job(job, target) for job in jobs)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs), os.cpu_count() or 1)) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs), os.cpu_count() or 1), initializer=end_with_parent) as pool:
         yield from pool.map(run_job, jobs, [target] * len(jobs))
 
 

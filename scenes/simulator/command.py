@@ -17,6 +17,7 @@ from scenes.errors import ConfigError, DataError, SurroundError
 from scenes.simulator.config import MIXED, SimulationConfig, parse_size
 from scenes.simulator.replay import check_replay
 from scenes.simulator.simulate import clip_name, clip_prefix, settings_of, simulate_clip
+from scenes.workers import end_with_parent
 
 
 def simulate(
@@ -114,10 +115,11 @@ def _progress() -> Progress:
 
 
 def _quiet_worker() -> None:
-    """One thread a process: the processes share the cores."""
+    """One thread a process, because the processes share the cores; and none outlives the command."""
     import cv2
 
     cv2.setNumThreads(1)
+    end_with_parent()
 
 
 def _job(out: Path, config: SimulationConfig, index: int, threads: int) -> list[str]:
