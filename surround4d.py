@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": Command("training.evaluate:evaluate", "measure a checkpoint or a label layer against another layer"),
     "label": Command("labeling.command:label", "auto-label clips with a teacher, past and future"),
     "reconstruct": Command("labeling.reconstruction.command:reconstruct", "points, mesh, road, occupancy and depth from a clip's pictures"),
+    "review": Command("labeling.review.command:review", "let people look at labels: packages for CVAT, and their corrections back"),
     "export": Command("export.command:export_checkpoint", "write a checkpoint as one verified ONNX graph"),
     "lint": Command("export.lint:lint_file", "say what TensorRT or onnxruntime would refuse in an ONNX file"),
     "roofline": Command("export.roofline:roofline", "estimate the least time an ONNX graph needs on named devices"),

@@ -71,12 +71,13 @@ def _layer(work: ClipWork, path: Path) -> dict[str, float]:
         for stage in work.stages:
             for kind in DENSE_FOLDERS:
                 if stage.name != "layer" and (work.artefact(stage.name) / kind).is_dir():
-                    shutil.copytree(work.artefact(stage.name) / kind, folder / kind, copy_function=_link_or_copy)
+                    shutil.copytree(work.artefact(stage.name) / kind, folder / kind, copy_function=link_or_copy)
     ignored = sum(int(boxes.ignore.sum()) for boxes in boxes_world.values())
     return {"labels": sum(map(len, boxes_world.values())) - ignored, "ignore": ignored}
 
 
-def _link_or_copy(src: str, dst: str) -> None:
+def link_or_copy(src: str, dst: str) -> None:
+    """A hard link where the disk allows one, else a copy (for `shutil.copytree`)."""
     try:
         os.link(src, dst)
     except OSError:
