@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONHASHSEED := 0
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench nano clean
 
 setup: $(VENV)/.done
 
@@ -15,6 +15,9 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/surround4d demo --out out/demo
+
+nano: setup
+	$(BIN)/python -m engine.shipped
 
 check: setup
 	$(BIN)/ruff check .
