@@ -6,18 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fusion.grid import BevGrid
 from labeling.clip_labels import label_clip
 from labeling.confidence.features import FEATURES, GROUP_NAMES, BoxRows, box_rows
 from labeling.confidence.fit import checked
 from labeling.confidence.model import CentreModel, fitted_model
 from labeling.confidence.truth import calibration_error, distances_to_truth
+from labeling.layer_stage import label_boxes
 from labeling.settings import LabelSettings
 from labeling.track_stage import arrays_of_tracks
+from labeling.tracks.settings import TrackingSettings
 from labeling.tracks.tracking import TrackLabels
+from perception.augmentation import SceneChange
 from scenes.boxes import Boxes
 from scenes.clips import Clip
 from scenes.errors import ConfigError, DataError
 from scenes.layers import LabelLayer, read_layer, write_layer
+from training.targets import split_boxes
 
 VEHICLES, PEDESTRIANS = GROUP_NAMES.index("vehicles"), GROUP_NAMES.index("pedestrians")
 NOTHING = [0.0] * (1 + len(FEATURES))
@@ -114,6 +119,19 @@ def test_each_label_says_how_sure_it_is_and_where_it_came_from(tiny_clip_path):
     assert car.cameras.tolist() == ["front+front_fisheye"]
     assert layer.meta["confidence"] == "teacher.json"
     assert set(layer.meta["stage_hashes"]) >= {"evidence", "tracks", "confidence"}
+
+
+def test_labels_between_sure_and_unsure_are_neither_objects_nor_background_for_training(tiny_clip):
+    box = np.array([[10.0, y, 0, 4, 2, 1.5, 0, 0, 0] for y in (-6, 0, 6)])
+    tracks = [
+        TrackLabels(np.array([0]), box[k : k + 1], 0, 0.5, np.array([0.5]), np.array(["measured"], dtype=object), False) for k in range(3)
+    ]
+    within = np.array([[0.0, 0.05, 0.1], [0.1, 0.2, 0.3], [0.3, 0.6, 0.9]])
+    boxes_world = label_boxes(tiny_clip, arrays_of_tracks(tracks), within, TrackingSettings())[0]
+    assert boxes_world.box[:, 1].tolist() == [0, 6]
+    targets, ignored = split_boxes(boxes_world, SceneChange(np.eye(4)), BevGrid(), 0.1, 6)
+    assert targets.box[:, 1].tolist() == [6]
+    assert ignored[:, 1].tolist() == [0]
 
 
 def test_layers_without_probabilities_read_as_unknown_and_their_files_stay_as_they_were(tiny_clip_path, tmp_path):
