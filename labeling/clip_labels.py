@@ -6,6 +6,7 @@ from labeling.confidence.stage import CONFIDENCE
 from labeling.detections import LAYER_EVIDENCE, TEACHER
 from labeling.inputs import INPUTS
 from labeling.layer_stage import LAYER, refuse_foreign_layer
+from labeling.lifting.stage import BOXES2D, LIFTING
 from labeling.picture_stage import PICTURE
 from labeling.reconstruction.stage import RECONSTRUCTION
 from labeling.settings import LabelSettings
@@ -17,6 +18,8 @@ STAGES = (
     INPUTS,
     TEACHER,
     LAYER_EVIDENCE,
+    BOXES2D,
+    LIFTING,
     TRACKS,
     CONFIDENCE,
     RECONSTRUCTION,

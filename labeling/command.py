@@ -28,6 +28,8 @@ def label(
     layer: str = "auto@first",
     teacher: Path | None = None,
     evidence: str | None = None,
+    detector: Path | None = None,
+    boxes2d: Path | None = None,
     workers: int = 1,
     ray: str | None = None,
     shard: str = "1/1",
@@ -51,6 +53,8 @@ def label(
         layer: Name of the layer to write, auto@NAME.
         teacher: Checkpoint (file, run folder or shipped name) of the network that looks at the clips.
         evidence: Instead of a teacher or besides it: the layer whose boxes are detections.
+        detector: Cold start, without or besides the others: ONNX file of a 2D detector (YOLOX), lifted to objects in space.
+        boxes2d: People's rectangles (COCO JSON, CVAT XML for images) to be lifted, without or besides the detector.
         workers: Processes that label clips side by side.
         ray: Instead of local processes: a Ray cluster; "local" starts one here, "auto" takes the running one, or its host:port.
         shard: Do part i of n of the clips ("2/8"), for batch queues.
@@ -72,7 +76,9 @@ def label(
     if workers < 1:
         raise ConfigError(f"label: expected at least one worker, got {workers}; correct --workers")
     tracking = TrackingSettings().with_probabilities(label_probability, ignore_probability)
-    settings = LabelSettings(layer, teacher, evidence, tracking, confidence, device, both_ways, pictures, reconstruct)
+    settings = LabelSettings(
+        layer, teacher, evidence, tracking, confidence, device, both_ways, pictures, reconstruct, detector=detector, boxes2d=boxes2d
+    )
     chosen = shard_of(find_clips(list(clips)), shard)
     console = Console()
     done = run_job(chosen, settings, workers, console, ray)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labeling.lifting.settings import LiftingSettings
 from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.tracks.settings import TrackingSettings
 from scenes.errors import ConfigError
@@ -29,16 +30,24 @@ class LabelSettings:
     reconstruct: bool = False
     """Reconstruct the static scene: points, mesh, road, occupancy and depth."""
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    detector: Path | None = None
+    """ONNX file of a 2D detector whose rectangles are lifted to objects in space (the cold start) ..."""
+    boxes2d: Path | None = None
+    """... and (or) a file of people's rectangles: COCO JSON or CVAT XML for images."""
+    lifting: LiftingSettings = field(default_factory=LiftingSettings)
 
     def __post_init__(self) -> None:
         if not self.layer.startswith("auto@") or len(self.layer) <= len("auto@") or "/" in self.layer:
             raise ConfigError(f"label: expected a layer name like auto@first, got {self.layer!r}; rename it")
         if not self.sources:
-            raise ConfigError("label: expected evidence to label from, got none; give --teacher CHECKPOINT or --evidence LAYER")
+            raise ConfigError(
+                "label: expected evidence to label from, got none; give --teacher CHECKPOINT, --detector ONNX, --boxes2d FILE or "
+                "--evidence LAYER"
+            )
         if self.evidence == self.layer:
             raise ConfigError(f"label: expected the evidence in another layer than the one to write, got {self.layer!r} twice; rename one")
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the kinds of evidence that this job uses."""
-        return tuple(name for name in ("teacher", "evidence") if getattr(self, name) is not None)
+        return tuple(name for name in ("teacher", "evidence", "detector", "boxes2d") if getattr(self, name) is not None)

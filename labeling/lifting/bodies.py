@@ -47,7 +47,17 @@ BLOCK_BODY = _mirrored(
 PERSON_BODY = np.array(
     [(r * np.cos(a), r * np.sin(a), z) for z, r in ((0.0, 0.3), (0.35, 0.38), (0.6, 0.42), (1.0, 0.12)) for a in np.arange(6) * np.pi / 3]
 )
-RIDER_BODY = _mirrored([(0.5, 0.05, 0.2), (-0.5, 0.05, 0.2), (0.33, 0.04, 0.0), (-0.33, 0.04, 0.0), (0.15, 0.5, 0.6), (-0.1, 0.4, 0.8), (-0.05, 0.1, 1.0)])
+RIDER_BODY = _mirrored(
+    [
+        (0.5, 0.05, 0.2),  # wheels
+        (-0.5, 0.05, 0.2),
+        (0.33, 0.04, 0.0),
+        (-0.33, 0.04, 0.0),
+        (0.15, 0.5, 0.6),  # hands, shoulders, head
+        (-0.1, 0.4, 0.8),
+        (-0.05, 0.1, 1.0),
+    ]
+)
 _BODY_OF_CLASS = {"car": CAR_BODY, "pedestrian": PERSON_BODY, "motorcycle": RIDER_BODY, "bicycle": RIDER_BODY}
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from labeling.lifting.bodies import bodies_of
-from labeling.lifting.fitting import LARGEST_STEP, Linear, P, Priors, edge_costs, linearise, misfit
+from labeling.lifting.clearance import intrusion_terms
+from labeling.lifting.fitting import LARGEST_STEP, ROBUST, Linear, Priors, edge_costs, linearise, misfit
 from labeling.lifting.observations import Observations
 from labeling.lifting.road import Road
 from labeling.lifting.settings import LiftingSettings
-from labeling.tracks.smoothing import difference_rows, robust_weight
 from scenes.geometry import wrap_angle
 
 ROUNDS = 12
@@ -43,20 +43,18 @@ def path_velocity(path: np.ndarray, time_s: np.ndarray) -> np.ndarray:
 
 
 def smoothness(time_s: np.ndarray, order: int, scale: float) -> np.ndarray:
-    """(S, S) matrix of the integral of (derivative of that order / scale)^2."""
-    matrix = np.zeros((len(time_s), len(time_s)))
-    rows = difference_rows(time_s, order)
-    if not len(rows):
-        return matrix
-    full = np.zeros((len(rows), len(time_s)))
-    for k in range(order + 1):
-        full[np.arange(len(rows)), np.arange(len(rows)) + k] = rows[:, k]
+    """(S, S) matrix of the integral of (derivative of that order / scale)^2, from divided differences at times (S,)."""
+    rows = np.eye(len(time_s))
+    for k in range(1, min(order, len(time_s)) + 1):
+        rows = k * np.diff(rows, axis=0) / (time_s[k:] - time_s[:-k])[:, None]
+    if len(time_s) <= order:
+        return np.zeros((len(time_s), len(time_s)))
     width_s = (time_s[order:] - time_s[: len(time_s) - order]) / order
-    return full.T @ (full * (width_s / scale**2)[:, None])
+    return rows.T @ (rows * (width_s / scale**2)[:, None])
 
 
 class DrivenSolve:
-    """The joint solve of one track: `slot` (N,) is each observation's frame among `time_s` (S,)."""
+    """The joint solve of one track: `slot` (N,) is each observation's frame among `time_s` (S,), with `ego_from_world` (S, 4, 4)."""
 
     def __init__(
         self,
@@ -67,6 +65,7 @@ class DrivenSolve:
         priors: Priors,
         road: Road,
         settings: LiftingSettings,
+        ego_from_world: np.ndarray,
     ) -> None:
         self.observations, self.slot, self.time_s, self.weight = observations, slot, time_s, weight
         self.priors, self.road, self.settings = priors, road, settings
@@ -81,6 +80,13 @@ class DrivenSolve:
         self.columns = np.concatenate(
             [3 * slot[:, None] + np.arange(3), np.broadcast_to(3 * self.num + np.arange(4), (len(slot), 4))], axis=1
         )
+
+        self.ego_from_world = ego_from_world[:, None]
+
+    def intrusions(self, path: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(S,), (S, 3) normalised, how deep the body reaches into the ego vehicle, see `intrusion_terms`."""
+        size = np.broadcast_to(np.exp(rest[1:3]), (self.num, 2))
+        return intrusion_terms(path, size, self.ego_from_world, self.settings.judge)
 
     def bodies(self, state: np.ndarray) -> np.ndarray:
         """(N, 7) the body at each observation's capture time."""
@@ -101,6 +107,7 @@ class DrivenSolve:
         seen = edge_costs(self.observations, self.bodies(state), self.unit, self.road, self.weight, hidden).sum()
         smooth = sum(float(path[:, k] @ self.plane @ path[:, k]) for k in (0, 1)) + float(path[:, 2] @ self.turn @ path[:, 2])
         size = ((rest[1:] - self.priors.log_size[0]) / self.priors.log_spread[0]) ** 2
+        seen += (self.intrusions(path, rest)[0] ** 2).sum()
         return float(seen + smooth + (self.slip(path) ** 2).sum() + size.sum() + (rest[0] / lift_spread) ** 2)
 
     def normal(self, state: np.ndarray, lift_spread: float) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +124,10 @@ class DrivenSolve:
             hessian[np.ix_(at, at)] += matrix
             gradient[at] += matrix @ path[:, k]
         self._add_slip(path, gradient, hessian)
+        error, slope = self.intrusions(path, rest)
+        columns = 3 * np.arange(num)[:, None] + np.arange(3)
+        np.add.at(hessian, (columns[:, :, None], columns[:, None, :]), slope[:, :, None] * slope[:, None, :])
+        np.add.at(gradient, columns, slope * error[:, None])
         at = 3 * num + np.arange(4)
         information = np.concatenate([[lift_spread**-2.0], self.priors.log_spread[0] ** -2.0])
         hessian[at, at] += information
@@ -167,14 +178,16 @@ class DrivenSolve:
         return DrivenFit(path, state[3 * self.num :].copy(), inverse[at[:, :, None], at[:, None, :]], cost, float(off[0]))
 
 
-def first_path(place: np.ndarray, information: np.ndarray, slot: np.ndarray, time_s: np.ndarray, yaw: float, acceleration: float) -> np.ndarray:
+def first_path(
+    place: np.ndarray, information: np.ndarray, slot: np.ndarray, time_s: np.ndarray, yaw: float, acceleration: float
+) -> np.ndarray:
     """(S, 3) a first guess of the path from single places (N, 2) with information matrices (N, 2, 2); `yaw` if it hardly moves."""
     roughness = smoothness(time_s, 2, acceleration) + smoothness(time_s, 1, 20.0)
     num, xy, weight = len(time_s), np.zeros((len(time_s), 2)), np.ones(len(slot))
     for turn in range(4):
         if turn:
             off = place - xy[slot]
-            weight = robust_weight(np.einsum("ni,nij,nj->n", off, information, off))
+            weight = 1 / (1 + np.einsum("ni,nij,nj->n", off, information, off) / ROBUST**2)
         matrix, right = np.zeros((2 * num, 2 * num)), np.zeros(2 * num)
         for k in (0, 1):
             at = 2 * np.arange(num) + k

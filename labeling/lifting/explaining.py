@@ -1,9 +1,11 @@
 """Does an object stand or drive, and where? Both explanations of a set of rectangles are tried, the simpler one has the advantage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from labeling.lifting.clearance import few_poses
 from labeling.lifting.driving import DrivenFit, DrivenSolve, first_path, path_velocity
 from labeling.lifting.fitting import Fit, P, Priors, fit_standing, independent_weights, start_places
 from labeling.lifting.image_boxes import KIND_OF_CLASS
@@ -11,13 +13,17 @@ from labeling.lifting.observations import Observations
 from labeling.lifting.road import Road
 from labeling.lifting.settings import LiftingSettings
 from scenes.boxes import CLASS_NAMES, Box3D
-from scenes.geometry import wrap_angle
+from scenes.geometry import invert_rigid, wrap_angle
 
 FIRST_LOOKS = 12
 """So many observations, evenly spread, are enough for a first guess."""
 START_TURNS = np.arange(4) * np.pi / 4
 LEAST_SHARE = 0.15
 """Classes with fewer votes among a track's rectangles are not considered."""
+ONCOMING_FROM_M = 4.5
+"""A vehicle that stands this far to the side of the oncoming traffic faces the other way ..."""
+ALONG_COS = 0.7
+"""... if it stands along the road at all (cosine)."""
 FEWEST_TO_DRIVE = 4
 SHORTEST_DRIVE_S = 0.4
 ALIKE_AT_MOST = 4.0
@@ -64,10 +70,17 @@ class Scene:
     road_yaw: float
     """Direction of the ego path, in the world."""
     settings: LiftingSettings
+    keeps_clear: bool = True
+    """Whether bodies must not stand where the ego vehicle was."""
+
+    @cached_property
+    def ego_from_world(self) -> np.ndarray:
+        """(K, 4, 4) at a few of the ego path's poses, none where bodies need not keep clear of it."""
+        return few_poses(self.world_from_ego)[: None if self.keeps_clear else 0]
 
     def priors(self, class_id: np.ndarray) -> Priors:
         """Of classes (B,)."""
-        return Priors.of(class_id, self.road_yaw, self.settings)
+        return Priors.of(class_id, self.road_yaw, self.ego_from_world, self.settings)
 
     def capture_s(self, rows: np.ndarray) -> np.ndarray:
         """(N,) capture times of observations."""
@@ -75,9 +88,7 @@ class Scene:
 
     def weights(self, rows: np.ndarray, item: np.ndarray) -> np.ndarray:
         """(N,) of observations, see `independent_weights`."""
-        return independent_weights(
-            self.capture_s(rows), self.observations.camera[rows], item, self.settings.reprojection.alike_s
-        )
+        return independent_weights(self.capture_s(rows), self.observations.camera[rows], item, self.settings.reprojection.alike_s)
 
 
 def flat_chains(chains: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +153,7 @@ def single_places(scene: Scene, chain: np.ndarray, class_id: int, body: np.ndarr
     priors = scene.priors(classes)
     start = start_places(observations, priors)
     start[:, P.YAW], start[:, P.LENGTH :] = body[P.YAW], body[P.LENGTH :]
-    known = Priors(start[:, P.LENGTH :], np.full((num, 3), 0.05), np.full(num, body[P.YAW]), np.ones(num))
+    known = replace(priors, log_size=start[:, P.LENGTH :], log_spread=np.full((num, 3), 0.05), road_yaw=np.full(num, body[P.YAW]))
     fit = fit_standing(observations, np.arange(num), start, known, scene.road, np.ones(num), scene.settings, rounds=8)
     covariance = fit.covariance[:, :2, :2] + 0.05**2 * np.eye(2)
     return fit.body[:, :2], np.linalg.inv(covariance)
@@ -161,14 +172,15 @@ def drive(scene: Scene, chain: np.ndarray, class_id: int, body: np.ndarray) -> t
     motion = scene.settings.motion
     path = first_path(place, information * alike[:, None, None], slot, time_s, float(body[P.YAW]), motion.acceleration_mps2)
     observations = with_class(scene.observations, chain, np.full(len(chain), class_id))
-    solve = DrivenSolve(observations, slot, time_s, alike, scene.priors(np.array([class_id])), scene.road, scene.settings)
+    priors, ego_from_world = scene.priors(np.array([class_id])), invert_rigid(scene.world_from_ego[frames])
+    solve = DrivenSolve(observations, slot, time_s, alike, priors, scene.road, scene.settings, ego_from_world)
     return frames, solve.run(np.concatenate([path.reshape(-1), body[P.LIFT :]]))
 
 
 def explain(scene: Scene, chain: np.ndarray, class_id: int, standing: Fit, k: int) -> Explained:
     """The better of the two explanations of a chain, whose standing one is row `k` of `standing`."""
     motion = scene.settings.motion
-    driven = drive(scene, chain, class_id, standing.body[k])
+    driven = drive(scene, chain, class_id, standing.body[k]) if standing.cost[k] > motion.moves_chi2 else None
     if driven is not None:
         frames, fit = driven
         apart = fit.path[-1, :2] - fit.path[0, :2]
@@ -185,7 +197,7 @@ def explained_standing(scene: Scene, chain: np.ndarray, class_id: int, standing:
     """A chain as row `k` of standing bodies."""
     frame = scene.observations.frame[chain]
     frames = np.arange(frame.min(), frame.max() + 1)
-    body = standing.body[k]
+    body = faced(scene, standing.body[k], class_id)
     box = np.repeat(_box_of(scene, body)[None], len(frames), axis=0)
     covariance = _honest(scene, chain, standing.covariance[k][None, :2, :2])
     return Explained(
@@ -202,14 +214,26 @@ def explained_standing(scene: Scene, chain: np.ndarray, class_id: int, standing:
     )
 
 
+def faced(scene: Scene, body: np.ndarray, class_id: int) -> np.ndarray:
+    """A standing body (7,) with its front where the traffic of its side of the road has it: edges do not tell front and rear apart."""
+    body = body.copy()
+    along = np.array([np.cos(scene.road_yaw), np.sin(scene.road_yaw)])
+    offset = body[:2] - scene.world_from_ego[:, :2, 3]
+    nearest = offset[np.argmin(np.hypot(*offset.T))]
+    left_m = float(along[0] * nearest[1] - along[1] * nearest[0])
+    oncoming = left_m > ONCOMING_FROM_M if scene.settings.drives_on == "right" else left_m < -ONCOMING_FROM_M
+    ahead = np.cos(body[P.YAW] - scene.road_yaw)
+    if KIND_OF_CLASS[class_id] == 0 and abs(ahead) > ALONG_COS and (ahead > 0) == oncoming:
+        body[P.YAW] = float(wrap_angle(body[P.YAW] + np.pi))
+    return body
+
+
 def _explained_driving(scene: Scene, chain: np.ndarray, class_id: int, frames: np.ndarray, fit: DrivenFit) -> Explained:
     bodies = np.concatenate([fit.path, np.broadcast_to(fit.rest, (len(frames), 4))], axis=1)
     box = np.stack([_box_of(scene, body) for body in bodies])
     box[:, Box3D.VX :] = path_velocity(fit.path[:, :2], scene.time_s[frames])
     covariance = _honest(scene, chain, fit.covariance[:, :2, :2])
-    return Explained(
-        chain, class_id, frames, box, covariance, bodies[len(bodies) // 2], np.zeros((7, 7)), fit.cost, fit.misfit, False
-    )
+    return Explained(chain, class_id, frames, box, covariance, bodies[len(bodies) // 2], np.zeros((7, 7)), fit.cost, fit.misfit, False)
 
 
 def _honest(scene: Scene, chain: np.ndarray, covariance: np.ndarray) -> np.ndarray:

@@ -10,9 +10,10 @@ from enum import IntEnum
 import numpy as np
 
 from labeling.lifting.bodies import bodies_of
+from labeling.lifting.clearance import intrusion_terms
 from labeling.lifting.observations import EDGE_SIGN, Observations
 from labeling.lifting.road import Road
-from labeling.lifting.settings import LiftingSettings
+from labeling.lifting.settings import JudgeSettings, LiftingSettings
 from scenes.boxes import CLASS_NAMES
 
 
@@ -28,13 +29,13 @@ class P(IntEnum):
     HEIGHT = 6
 
 
-STEPS = np.array([0.02, 0.02, 0.01, 0.02, 0.005, 0.005, 0.005])
-"""For numeric derivatives."""
+POINT_STEP_M = 0.01
+"""For the numeric derivative of the projection."""
 LARGEST_STEP = np.array([4.0, 4.0, 0.5, 0.5, 0.2, 0.2, 0.2])
 ROBUST = 2.5
 """Normalised edge error at which an edge's weight has halved (Cauchy)."""
-YAW_PRIOR_RAD = 0.6
-"""Standing vehicles lie along or across the road more often than not."""
+YAW_PRIOR_RAD = 0.1
+"""Standing vehicles lie along or across the road, this well, more often than not (Cauchy: others may lie as they like)."""
 ROUNDS = 14
 AT_BORDER = 0.5
 CUT_WEIGHT = 0.02
@@ -53,19 +54,18 @@ class Priors:
     """(B,) direction of the road."""
     yaw_weight: np.ndarray
     """(B,) 1 where the heading prior counts, else 0."""
+    ego_from_world: np.ndarray
+    """(K, 4, 4) where the ego vehicle was."""
+    judge: JudgeSettings
 
     @classmethod
-    def of(cls, class_id: np.ndarray, road_yaw: float, settings: LiftingSettings) -> "Priors":
+    def of(cls, class_id: np.ndarray, road_yaw: float, ego_from_world: np.ndarray, settings: LiftingSettings) -> "Priors":
         """Of classes (B,)."""
         sizes = [settings.sizes[CLASS_NAMES[k]] for k in class_id.tolist()]
         means = np.array([size.mean_m for size in sizes]).reshape(-1, 3)
         spreads = np.array([size.spread for size in sizes]).reshape(-1, 3)
         drives = np.array([0.0 if CLASS_NAMES[k] in ("pedestrian", "traffic_cone") else 1.0 for k in class_id.tolist()])
-        return cls(np.log(means), spreads, np.full(len(class_id), road_yaw), drives)
-
-    def take(self, rows: np.ndarray) -> "Priors":
-        """Those of an index array."""
-        return Priors(self.log_size[rows], self.log_spread[rows], self.road_yaw[rows], self.yaw_weight[rows])
+        return cls(np.log(means), spreads, np.full(len(class_id), road_yaw), drives, ego_from_world, settings.judge)
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,35 @@ class Fit:
 
 
 def outline_points(body: np.ndarray, unit: np.ndarray, road: Road) -> np.ndarray:
-    """Points (..., P, 3) in the world of bodies (..., 7) with unit shapes (..., P, 3)."""
-    size = np.exp(body[..., None, P.LENGTH : P.HEIGHT + 1]) * unit
-    cos, sin = np.cos(body[..., P.YAW])[..., None], np.sin(body[..., P.YAW])[..., None]
-    z = road.height(body[..., :2]) + body[..., P.LIFT]
-    x = body[..., None, P.X] + cos * size[..., 0] - sin * size[..., 1]
-    y = body[..., None, P.Y] + sin * size[..., 0] + cos * size[..., 1]
-    return np.stack([x, y, z[..., None] + size[..., 2]], axis=-1)
+    """Points (N, P, 3) in the world of bodies (N, 7) with unit shapes (N, P, 3)."""
+    size = np.exp(body[:, None, P.LENGTH : P.HEIGHT + 1]) * unit
+    cos, sin = np.cos(body[:, P.YAW])[:, None], np.sin(body[:, P.YAW])[:, None]
+    z = road.height(body[:, :2]) + body[:, P.LIFT]
+    x = body[:, None, P.X] + cos * size[..., 0] - sin * size[..., 1]
+    y = body[:, None, P.Y] + sin * size[..., 0] + cos * size[..., 1]
+    return np.stack([x, y, z[:, None] + size[..., 2]], axis=-1)
 
 
-def predicted_edges(observations: Observations, body: np.ndarray, unit: np.ndarray, road: Road) -> np.ndarray:
-    """Rectangles (N, V, 4) of V variants (N, V, 7) of the body in each observation, cut at the picture's borders."""
-    pixels = observations.project(outline_points(body, unit[:, None], road))
-    limit = observations.limits_px()[:, None]
-    low, high = pixels.min(axis=-2), pixels.max(axis=-2)
-    return np.concatenate([np.clip(low, -0.5, limit), np.clip(high, -0.5, limit)], axis=-1)
+def point_slopes(body: np.ndarray, unit: np.ndarray, road: Road) -> np.ndarray:
+    """(N, E, 3, 7) how points (N, E, 3) of unit shapes move in the world with the numbers of their bodies (N, 7)."""
+    size = np.exp(body[:, None, P.LENGTH : P.HEIGHT + 1]) * unit
+    cos, sin = np.cos(body[:, P.YAW])[:, None], np.sin(body[:, P.YAW])[:, None]
+    slope = np.zeros((*unit.shape, 7))
+    slope[..., 0, P.X] = slope[..., 1, P.Y] = slope[..., 2, P.LIFT] = 1.0
+    slope[..., 2, P.X : P.Y + 1] = road.slope_at(body[:, :2])[:, None]
+    slope[..., 0, P.YAW], slope[..., 1, P.YAW] = -sin * size[..., 0] - cos * size[..., 1], cos * size[..., 0] - sin * size[..., 1]
+    slope[..., 0, P.LENGTH], slope[..., 1, P.LENGTH] = cos * size[..., 0], sin * size[..., 0]
+    slope[..., 0, P.WIDTH], slope[..., 1, P.WIDTH] = -sin * size[..., 1], cos * size[..., 1]
+    slope[..., 2, P.HEIGHT] = size[..., 2]
+    return slope
+
+
+def predicted_edges(observations: Observations, points_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rectangles (N, 4) around points (N, P, 3) in each observation, cut at the borders, and which point made each edge (N, 4)."""
+    pixels = observations.project(points_world)
+    which = np.concatenate([pixels.argmin(axis=1), pixels.argmax(axis=1)], axis=1)
+    edges = np.take_along_axis(pixels, which.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+    return np.clip(edges, -0.5, np.tile(observations.limits_px(), 2)), which
 
 
 @dataclass(frozen=True)
@@ -114,20 +128,25 @@ class Linear:
     """(N, 4, 7)."""
     weight: np.ndarray
     """(N, 4) of each squared error: hidden edges, robustness and the observation's own weight."""
-    cost: np.ndarray
-    """(N,) robust."""
 
 
 def linearise(
     observations: Observations, body: np.ndarray, unit: np.ndarray, road: Road, weight: np.ndarray, hidden_weight: float
 ) -> Linear:
-    """Errors, slopes and weights of bodies (N, 7), one an observation, each counted with `weight` (N,)."""
-    variants = body[:, None] + np.concatenate([np.zeros((1, 7)), np.diag(STEPS)])
-    edges = predicted_edges(observations, variants, unit, road)
-    error, count = edge_errors(observations, edges[:, 0], weight, hidden_weight)
-    slope = np.swapaxes(edges[:, 1:] - edges[:, :1], 1, 2) / STEPS / observations.sigma_px[:, :, None]
-    squared = (error / ROBUST) ** 2
-    return Linear(error, slope, count / (1 + squared), (count * ROBUST**2 * np.log1p(squared)).sum(axis=1))
+    """Errors, slopes and weights of bodies (N, 7), one an observation, each counted with `weight` (N,).
+
+    An edge moves as the outline's point that makes it; an edge cut off by the picture's border does not move.
+    """
+    points_world = outline_points(body, unit, road)
+    edges, which = predicted_edges(observations, points_world)
+    error, count = edge_errors(observations, edges, weight, hidden_weight)
+    made_by, made_of = (np.take_along_axis(values, which[:, :, None], axis=1) for values in (points_world, unit))
+    moved = np.concatenate([made_by[:, :, None], made_by[:, :, None] + POINT_STEP_M * np.eye(3)], axis=2)  # (N, 4, 4, 3)
+    pixels = np.stack([observations.project(moved)[:, e, :, e % 2] for e in range(4)], axis=1)  # (N, 4, 4)
+    free = (pixels[..., 0] > -0.5) & (pixels[..., 0] < np.tile(observations.limits_px(), 2))
+    by_point = (pixels[..., 1:] - pixels[..., :1]) / POINT_STEP_M * free[..., None] / observations.sigma_px[..., None]
+    slope = np.einsum("nek,neki->nei", by_point, point_slopes(body, made_of, road))
+    return Linear(error, slope, count / (1 + (error / ROBUST) ** 2))
 
 
 def edge_errors(observations: Observations, edges: np.ndarray, weight: np.ndarray, hidden_weight: float) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +159,7 @@ def edge_errors(observations: Observations, edges: np.ndarray, weight: np.ndarra
 
 def edge_costs(observations: Observations, body: np.ndarray, unit: np.ndarray, road: Road, weight: np.ndarray, hidden: float) -> np.ndarray:
     """(N,) robust squared errors of bodies (N, 7)."""
-    edges = predicted_edges(observations, body[:, None], unit, road)[:, 0]
+    edges, _ = predicted_edges(observations, outline_points(body, unit, road))
     error, count = edge_errors(observations, edges, weight, hidden)
     return (count * ROBUST**2 * np.log1p((error / ROBUST) ** 2)).sum(axis=1)
 
@@ -155,10 +174,16 @@ def prior_terms(body: np.ndarray, priors: Priors, lift_spread: np.ndarray) -> tu
     gradient[:, P.LIFT], hessian[:, P.LIFT, P.LIFT] = body[:, P.LIFT] / lift_spread**2, lift_spread**-2.0
     cost += (information * off**2).sum(axis=1) + (body[:, P.LIFT] / lift_spread) ** 2
     angle = 2 * (body[:, P.YAW] - priors.road_yaw)
-    strength = priors.yaw_weight / (2 * YAW_PRIOR_RAD) ** 2
-    gradient[:, P.YAW] = strength * 2 * np.sin(angle) * np.cos(angle)
-    hessian[:, P.YAW, P.YAW] = 4 * strength * np.cos(angle) ** 2 + 1e-3
-    return cost + strength * np.sin(angle) ** 2, gradient, hessian
+    askew = np.sin(angle) / (2 * YAW_PRIOR_RAD)
+    slope = np.cos(angle) / YAW_PRIOR_RAD
+    strength = priors.yaw_weight / (1 + askew**2)
+    gradient[:, P.YAW] = strength * slope * askew
+    hessian[:, P.YAW, P.YAW] = strength * slope**2 + 1e-3
+    cost += priors.yaw_weight * np.log1p(askew**2)
+    error, slope = intrusion_terms(body[:, :3], np.exp(body[:, P.LENGTH : P.HEIGHT]), priors.ego_from_world, priors.judge)
+    gradient[:, :3] += slope * error[:, None]
+    hessian[:, :3, :3] += slope[:, :, None] * slope[:, None, :]
+    return cost + error**2, gradient, hessian
 
 
 def fit_standing(
@@ -206,7 +231,9 @@ def fit_standing(
         if not np.allclose(spread_now, spread, rtol=0.02):
             spread = spread_now
             cost = total(body, spread)
-    return Fit(body, cost, np.linalg.inv(hessian + 1e-6 * np.eye(7)), misfit(observations, item, body[item], unit, road, weight, hidden, num))
+    return Fit(
+        body, cost, np.linalg.inv(hessian + 1e-6 * np.eye(7)), misfit(observations, item, body[item], unit, road, weight, hidden, num)
+    )
 
 
 def misfit(
@@ -220,7 +247,7 @@ def misfit(
     num: int,
 ) -> np.ndarray:
     """(B,) root of the weighted mean squared normalised error of the edges; observations (N,) with bodies (N, 7)."""
-    edges = predicted_edges(observations, body[:, None], unit, road)[:, 0]
+    edges, _ = predicted_edges(observations, outline_points(body, unit, road))
     error, count = edge_errors(observations, edges, weight, hidden)
     squared = np.bincount(item, (count * np.minimum(error**2, 50.0)).sum(axis=1), minlength=num)
     return np.sqrt(squared / np.maximum(np.bincount(item, count.sum(axis=1), minlength=num), 1e-9))
@@ -261,4 +288,3 @@ def start_places(observations: Observations, priors: Priors) -> np.ndarray:
 def _angle_between(observations: Observations, a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
     a, b = observations.rays_world(a_px)[1], observations.rays_world(b_px)[1]
     return np.arccos(np.clip((a * b).sum(axis=1), -1, 1))
-

@@ -7,7 +7,7 @@ import numpy as np
 from labeling.lifting.explaining import Explained, Scene, explain, stand_as_any
 from labeling.lifting.fitting import Fit, P
 from labeling.lifting.image_boxes import KIND_OF_CLASS, ImageBoxes
-from labeling.lifting.judging import believable
+from labeling.lifting.judging import believable, own_pieces
 from labeling.lifting.linking import link_boxes
 from labeling.lifting.merging import merge_tracks, without_overlaps
 from labeling.lifting.observations import observe
@@ -36,7 +36,11 @@ def lift_clip(clip: Clip, boxes: ImageBoxes, settings: LiftingSettings) -> tuple
     chains = link_boxes(clip, boxes, settings.linking)
     if not chains:
         return scene, []
-    fit, class_id = stand_as_any(scene, chains)
+    fit, class_id = stand_as_any(replace(scene, keeps_clear=False), chains)
+    others = np.flatnonzero(~own_pieces(scene, chains, fit.body))
+    chains, fit, class_id = [chains[k] for k in others], fit.take(others), class_id[others]
+    if not chains:
+        return scene, []
     for _ in range(settings.road.rounds):
         scene = replace(scene, road=road_under(scene, fit, class_id))
         fit, class_id = stand_as_any(scene, chains)

@@ -39,8 +39,8 @@ def shared_pictures(a: Explained, b: Explained, scene: Scene) -> tuple[np.ndarra
     """The observations (S,), (S,) of both tracks in the pictures in which both were seen."""
     seen = scene.observations
     width = int(seen.camera.max()) + 1
-    pictures = [seen.frame[t.rows] * width + seen.camera[t.rows] for t in (a, b)]
-    _, i, j = np.intersect1d(*pictures, return_indices=True)
+    pictures_a, pictures_b = (seen.frame[t.rows] * width + seen.camera[t.rows] for t in (a, b))
+    _, i, j = np.intersect1d(pictures_a, pictures_b, return_indices=True)
     return a.rows[i], b.rows[j]
 
 

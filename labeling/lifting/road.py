@@ -10,37 +10,45 @@ from labeling.lifting.settings import RoadSettings
 WHEELS_EGO = np.array([[0.0, 0.75, 0.0], [0.0, -0.75, 0.0], [2.8, 0.75, 0.0], [2.8, -0.75, 0.0]])
 """Where a passenger car's wheels touch the road, from the middle of the rear axle."""
 MOST_WHEEL_POSES = 25
+GRID_M = 3.0
+"""Between the points at which the road's height is kept; it bends over much longer distances."""
+AROUND_M = 90.0
+"""How far around the ego path."""
 
 
 @dataclass(frozen=True)
 class Road:
-    """Heights of the road in the world frame: a plane plus a Gaussian process beside it."""
+    """Heights of the road in the world frame and how well they are known, on a grid around the ego path."""
 
-    settings: RoadSettings
-    origin: np.ndarray
-    """(3,) middle of the ego path."""
-    slope: np.ndarray
-    """(2,) of the ego vehicle's own plane there."""
-    seen_xy: np.ndarray
-    """(M, 2) places whose height was measured, relative to `origin`."""
-    dual: np.ndarray
-    """(M,) weights."""
-    factor: tuple
-    """Cholesky factor of the measurements' covariance."""
+    corner: np.ndarray
+    """(2,) x and y of the grid's first point."""
+    heights: np.ndarray
+    """(X, Y) metres."""
+    spreads: np.ndarray
+    """(X, Y) standard deviations of them."""
 
     def height(self, xy: np.ndarray) -> np.ndarray:
-        """Heights (...) at places (..., 2)."""
-        flat = np.asarray(xy, dtype=np.float64).reshape(-1, 2) - self.origin[:2]
-        value = self.origin[2] + flat @ self.slope + kernel(flat, self.seen_xy, self.settings) @ self.dual
-        return value.reshape(np.shape(xy)[:-1])
+        """Heights (N,) at places (N, 2); beyond the grid as its last cell slopes."""
+        return self._between(self.heights, xy)[0]
+
+    def slope_at(self, xy: np.ndarray) -> np.ndarray:
+        """(N, 2) rise per metre along x and y."""
+        return self._between(self.heights, xy)[1]
 
     def spread(self, xy: np.ndarray) -> np.ndarray:
         """Standard deviations (N,) of the heights at places (N, 2)."""
-        flat = xy - self.origin[:2]
-        cross = kernel(flat, self.seen_xy, self.settings)
-        known = np.einsum("nm,mn->n", cross, cho_solve(self.factor, cross.T))
-        prior = (self.settings.slope**2) * (flat**2).sum(axis=1) + self.settings.bump_m**2
-        return np.sqrt(np.maximum(prior - known, 1e-6))
+        return np.maximum(self._between(self.spreads, xy)[0], 1e-3)
+
+    def _between(self, table: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (N,) and slopes (N, 2) of a table between its points."""
+        at = (xy - self.corner) / GRID_M
+        cell = np.clip(np.floor(at).astype(np.int64), 0, np.array(table.shape) - 2)
+        u, v = (at - cell).T
+        i, j = cell.T
+        a, b, c, d = table[i, j], table[i + 1, j], table[i, j + 1], table[i + 1, j + 1]
+        value = (1 - u) * (1 - v) * a + u * (1 - v) * b + (1 - u) * v * c + u * v * d
+        slope = np.stack([(1 - v) * (b - a) + v * (d - c), (1 - u) * (c - a) + u * (d - b)], axis=1) / GRID_M
+        return value, slope
 
 
 def kernel(a: np.ndarray, b: np.ndarray, settings: RoadSettings) -> np.ndarray:
@@ -51,7 +59,10 @@ def kernel(a: np.ndarray, b: np.ndarray, settings: RoadSettings) -> np.ndarray:
 
 
 def fit_road(world_from_ego: np.ndarray, points: np.ndarray, spread_m: np.ndarray, settings: RoadSettings) -> Road:
-    """The road under an ego path (T, 4, 4) and under things that stand at `points` (M, 3) in the world, known to `spread_m` (M,)."""
+    """The road under an ego path (T, 4, 4) and under things that stand at `points` (M, 3) in the world, known to `spread_m` (M,).
+
+    A plane (at first the ego vehicle's own) plus a Gaussian process beside it.
+    """
     poses = world_from_ego[np.linspace(0, len(world_from_ego) - 1, min(MOST_WHEEL_POSES, len(world_from_ego))).round().astype(int)]
     middle = world_from_ego[len(world_from_ego) // 2]
     up = world_from_ego[:, :3, 2].mean(axis=0)
@@ -63,9 +74,18 @@ def fit_road(world_from_ego: np.ndarray, points: np.ndarray, spread_m: np.ndarra
     seen_xy = seen[:, :2] - origin[:2]
     beside = seen[:, 2] - origin[2] - seen_xy @ slope
     noise = spread**2
+    covariance = kernel(seen_xy, seen_xy, settings)
     for _ in range(4):
-        factor = cho_factor(kernel(seen_xy, seen_xy, settings) + np.diag(noise), lower=True)
+        factor = cho_factor(covariance + np.diag(noise), lower=True)
         dual = cho_solve(factor, beside)
-        off = beside - kernel(seen_xy, seen_xy, settings) @ dual
+        off = beside - covariance @ dual
         noise = spread**2 * (1 + (off / spread) ** 2 / 4)  # what lies far off is not on the road
-    return Road(settings, origin, slope, seen_xy, dual, factor)
+    low = world_from_ego[:, :2, 3].min(axis=0) - AROUND_M
+    number = np.ceil((world_from_ego[:, :2, 3].max(axis=0) + AROUND_M - low) / GRID_M).astype(int) + 1
+    places = np.stack(np.meshgrid(*(np.arange(n) * GRID_M for n in number), indexing="ij"), axis=-1).reshape(-1, 2) + low - origin[:2]
+    cross = kernel(places, seen_xy, settings)
+    heights = origin[2] + places @ slope + cross @ dual
+    known = (cross * cho_solve(factor, cross.T).T).sum(axis=1)
+    prior = settings.slope**2 * (places**2).sum(axis=1) + settings.bump_m**2
+    spreads = np.sqrt(np.maximum(prior - known, 1e-6))
+    return Road(low, heights.reshape(number), spreads.reshape(number))

@@ -140,16 +140,26 @@ class JudgeSettings:
 
     farthest_m: float = 80.0
     """Objects farther away are not lifted."""
-    ego_front_m: float = 4.0
+    ego_front_m: float = 3.7
     """The ego vehicle reaches this far ahead of the frame's origin ..."""
-    ego_rear_m: float = 1.2
+    ego_rear_m: float = 1.0
     """... this far behind it, and ..."""
-    ego_half_width_m: float = 1.2
-    """... this far to each side: what has its centre there is a piece of the ego vehicle."""
+    ego_half_width_m: float = 0.95
+    """... this far to each side: nothing else can be there, and what seems to be is a piece of it."""
     misfit: float = 3.0
     """Root mean squared normalised edge error beyond which a track is no object of its class."""
-    off_ground_sigma: float = 3.5
-    """How far a track's wheels may be from the road."""
+    bias: float = -0.5
+    """Log odds that a track is an object where every feature is 0."""
+    score_weight: float = 1.0
+    """Weight of the log odds of the mean of its best third of detector scores."""
+    length_weight: float = 1.0
+    """Weight of log(1 + twice the seconds seen)."""
+    misfit_weight: float = -0.5
+    """Weight of the misfit."""
+    range_weight: float = 0.0
+    """Weight of the distance in units of 10 m."""
+    spread_factor: float = 1.0
+    """How much larger position errors are than the fit believes."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +185,9 @@ class LiftingSettings:
             raise ConfigError(f"lifting: expected a size of every class, got none for {', '.join(missing)}; add them")
         for part in (self.detector, self.linking, self.reprojection, self.road, self.motion, self.merge, self.judge):
             for entry in fields(part):
-                if not getattr(part, entry.name) >= 0:
-                    raise ConfigError(f"lifting: expected {entry.name} >= 0, got {getattr(part, entry.name)}; correct the setting")
+                value = getattr(part, entry.name)
+                if value != value or (value < 0 and not entry.name.endswith(("bias", "weight"))):
+                    raise ConfigError(f"lifting: expected {entry.name} >= 0, got {value}; correct the setting")
 
     def to_json(self) -> dict:
         """The settings as JSON values; what stage hashes are made of."""
