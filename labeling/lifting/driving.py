@@ -12,7 +12,7 @@ from labeling.lifting.road import Road
 from labeling.lifting.settings import LiftingSettings
 from scenes.geometry import wrap_angle
 
-ROUNDS = 12
+ROUNDS = 20
 SLIP_ALIKE_S = 0.3
 """Sideways speeds nearer in time than this are alike."""
 TURNS_FROM_M = 1.0
@@ -158,7 +158,7 @@ class DrivenSolve:
             gain = cost - tried_cost
             if gain > 0:
                 state, cost, damping = tried, tried_cost, max(damping / 5, 1e-5)
-                if gain < 1e-2:
+                if gain < 1e-3:
                     break
                 gradient, hessian = self.normal(state, spread)
             else:

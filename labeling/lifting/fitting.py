@@ -36,7 +36,7 @@ ROBUST = 2.5
 """Normalised edge error at which an edge's weight has halved (Cauchy)."""
 YAW_PRIOR_RAD = 0.1
 """Standing vehicles lie along or across the road, this well, more often than not (Cauchy: others may lie as they like)."""
-ROUNDS = 14
+ROUNDS = 18
 AT_BORDER = 0.5
 CUT_WEIGHT = 0.02
 """An edge cut off by the picture's border says next to nothing as long as the body reaches that border within `AT_BORDER` deviations."""
@@ -226,7 +226,7 @@ def fit_standing(
         cost = np.where(better, tried_cost, cost)
         damping = np.clip(np.where(better, damping / 5, damping * 6), 1e-4, 1e4)
         spread_now = lift_spread(body)
-        if gain.max(initial=0.0) < 1e-3:
+        if gain.max(initial=0.0) < 3e-4:
             break
         if not np.allclose(spread_now, spread, rtol=0.02):
             spread = spread_now
