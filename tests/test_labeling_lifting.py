@@ -195,7 +195,7 @@ def test_people_draw_in_coco_and_cvat_and_outrank_the_detector(tmp_path):
     # Drawn at twice the size; the corner of the first pixel is (-0.5, -0.5) here and (0, 0) there.
     np.testing.assert_allclose(drawn.box_xyxy_px, [[49.5, 99.5, 69.5, 129.5]])
     found = ImageBoxes.concatenate(
-        [image_boxes([1, 2], np.array([[0, 0, 9, 9], [0, 0, 9, 9]])), image_boxes([1], [0, 0, 9, 9], PEDESTRIAN)]
+        [image_boxes([1, 2], np.array([[0, 0, 9, 9], [0, 0, 9, 9]])), image_boxes([1], np.array([0, 0, 9, 9]), PEDESTRIAN)]
     )
     both = outranked(found, drawn, looked_at)
     assert sorted(zip(both.frame.tolist(), both.class_id.tolist(), both.source.tolist(), strict=True)) == [
