@@ -109,7 +109,7 @@ def measure(clips: int = 1000, clip: Path | None = None, workers: int = 1, pictu
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if clip is None:
-            simulate(folder / "source", clips=1, seconds=4.0, seed=9100, size="64x128", workers=1)
+            simulate(folder / "source", clips=1, seconds=2.0, seed=9100, size="64x128", workers=1)
             clip = find_clips(folder / "source")[0]
         source = Path(shutil.copytree(clip, folder / "one", symlinks=False))
         write_layer(source, noisy_layer(Clip.open(source), np.random.default_rng(0)), replace=True)
