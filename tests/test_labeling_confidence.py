@@ -103,6 +103,7 @@ def test_rows_know_range_and_provenance(tiny_clip):
     assert features["track"] == pytest.approx([0, 0])
     assert features["speed"] == pytest.approx([1, 1])
     assert features["extrapolated"].tolist() == [0, 1]
+    assert features["seen"].tolist() == [0.25, 0.25]  # of the four frames within 2 s it was detected in one
     assert rows.group.tolist() == [VEHICLES, VEHICLES]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from labeling.tracks.confidence import log_odds
 from scenes.boxes import CLASS_NAMES, VEHICLE_CLASSES
 from scenes.clips import Clip
+from scenes.geometry import NS_PER_S
 
 GROUPS = {
     "vehicles": VEHICLE_CLASSES,
@@ -19,7 +20,9 @@ GROUP_NAMES = tuple(GROUPS)
 GROUP_OF_CLASS = np.array([next(k for k, names in enumerate(GROUPS.values()) if name in names) for name in CLASS_NAMES])
 """(10,) class id to index into `GROUP_NAMES`."""
 
-FEATURES = ("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated")
+SEEN_S = 2.0
+"""Reach of the feature `seen`."""
+FEATURES = ("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated", "seen")
 """Names of the columns of `BoxRows.features`."""
 
 
@@ -38,7 +41,7 @@ class BoxRows:
     range_m: np.ndarray
     """(F,) distance from the ego vehicle on the ground."""
     features: np.ndarray
-    """(F, 9): see `FEATURES`."""
+    """(F, 10): see `FEATURES`."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -48,7 +51,8 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
     """The rows of the arrays of a tracks file; the features are what tells good boxes from bad ones and near from far.
 
     odds: log odds of the tracks stage's own probability, strong: their positive part, track: those of the whole track's mean,
-    range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, and where the box came from.
+    range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, where the box came from, and seen: the share
+    of the frames within `SEEN_S` in which the track was detected. None depends on the clip's length or its frames a second.
     """
     track = np.repeat(np.arange(len(arrays["length"])), arrays["length"])
     box_world, class_id = arrays["box_world"], arrays["class_id"][track]
@@ -65,5 +69,14 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
         np.minimum(np.nan_to_num(np.hypot(box_world[:, 7], box_world[:, 8])), 20.0) / 10,
         (arrays["provenance"] == "interpolated").astype(np.float64),
         (arrays["provenance"] == "extrapolated").astype(np.float64),
+        _share_seen(clip, arrays, track),
     )
     return BoxRows(arrays["frames"], box_world, class_id, GROUP_OF_CLASS[class_id], range_m, np.stack(columns, axis=1))
+
+
+def _share_seen(clip: Clip, arrays: dict[str, np.ndarray], track: np.ndarray) -> np.ndarray:
+    seconds = np.array([frame.timestamp_ns - clip.frames[0].timestamp_ns for frame in clip.frames]) / NS_PER_S
+    near = np.abs(seconds[:, None] - seconds[None]) <= SEEN_S
+    measured = np.zeros((len(arrays["length"]), len(clip)))
+    measured[track, arrays["frames"]] = arrays["provenance"] == "measured"
+    return (measured @ near)[track, arrays["frames"]] / near.sum(axis=1)[arrays["frames"]]
