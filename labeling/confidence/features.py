@@ -51,7 +51,7 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
     """The rows of the arrays of a tracks file; the features are what tells good boxes from bad ones and near from far.
 
     odds: log odds of the tracks stage's own probability, strong: their positive part, track: those of the whole track's mean,
-    range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, where the box came from, and seen: the share
+    range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, where it came from, and seen: the share
     of the frames within `SEEN_S` in which the track was detected. None depends on the clip's length or its frames a second.
     """
     track = np.repeat(np.arange(len(arrays["length"])), arrays["length"])
