@@ -11,6 +11,7 @@ from labeling.clip_labels import label_clip
 from labeling.confidence.features import FEATURES, GROUP_NAMES, BoxRows, box_rows
 from labeling.confidence.fit import checked
 from labeling.confidence.model import CentreModel, fitted_model
+from labeling.confidence.stage import confidence_path
 from labeling.confidence.truth import calibration_error, distances_to_truth
 from labeling.layer_stage import label_boxes
 from labeling.settings import LabelSettings
@@ -91,6 +92,15 @@ def test_weights_survive_their_file_and_others_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="expected one of"):
         CentreModel.shipped("no_such")
     assert CentreModel.shipped("teacher").within(rows_at([(5, 5)])).shape == (1, 3)
+
+
+def test_a_cold_start_s_own_probability_within_2_m_stays_as_it_is(tmp_path):
+    settings = LabelSettings("auto@c", detector=tmp_path / "yolox.onnx")
+    features = np.zeros((1, len(FEATURES)))
+    features[0, :5] = np.log(4), np.log(4), 1.0, 3.0, 1.7
+    within = CentreModel.load(confidence_path(settings)).within(rows_at([(30, 0)], features=features))
+    assert within[0, 2] == pytest.approx(0.8)
+    assert confidence_path(LabelSettings("auto@c", detector=tmp_path / "y.onnx", teacher=tmp_path / "t.pt")).stem == "teacher"
 
 
 def test_rows_know_range_and_provenance(tiny_clip):
