@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from export.command import calibration_drives, lowered
+from export.lower import Samples, lowered
 from export.lint import DEFAULT_TARGETS, lint
 from export.lint_rules import TENSORRT_8, TENSORRT_10, TENSORRT_11
 from export.networks import LoadedNetwork, load_network
@@ -49,7 +49,7 @@ def main(checkpoint: str = "", variants: bool = False) -> int:
         wrong += read("nano, 6 cameras", exported(network, Path(folder), num_cameras=6))
         manifest = read_manifest(graph, "nano")
         for precision in ("fp16", "int8"):
-            proto, _ = lowered(graph, manifest, precision, calibration_drives(network, manifest, []))
+            proto, _ = lowered(graph, manifest, precision, network, Samples([]))
             wrong += read(f"nano, {precision}", proto)
         for variant in ("edge", "base", "teacher") if variants else ():
             wrong += read(variant, exported(load_network(f"random:{variant}", None, "gridsample"), Path(folder)))

@@ -1,43 +1,26 @@
 """What does `surround4d export` do? Load, trace, verify, lower the precision, measure, and only then give the file its name."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
-import numpy as np
 import onnx
 import tyro
 from onnx import ModelProto
 from rich.console import Console
 
-from export.accuracy import clip_steps, measure_accuracy
-from export.half import to_half
-from export.int8 import calibrate, to_int8
+from export.accuracy import measure_accuracy
+from export.lower import Samples, lowered
 from export.manifest import Manifest, manifest_path, sha256_of_file
 from export.networks import LoadedNetwork, load_network
 from export.onnx_graph import MAX_CAMERAS, OPSET, attach_manifest, export_model, read_manifest
-from export.precision import PrecisionChoice, choose_parts, record_steps
-from export.runner import OnnxNetwork, initial_state
+from export.runner import OnnxNetwork
 from export.split import part_paths, split_graph
-from export.synthetic import synthetic_steps, verification_rigs
 from export.verify import Verification, require, verify
 from scenes.atomic import atomic_file, write_json
-from scenes.clips import Clip, find_clips
+from scenes.clips import find_clips
 from scenes.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class PrecisionBudget:
-    """How much a lower precision may cost: relative L2 error of the dense answers in one step, of a part alone and of the whole."""
-
-    part: float
-    total: float
-
-
-BUDGETS = {"fp16": PrecisionBudget(2e-3, 5e-3), "int8": PrecisionBudget(3e-2, 6e-2)}
-CALIBRATION_STEPS = 24
 
 
 def export_checkpoint(
@@ -45,10 +28,11 @@ def export_checkpoint(
     out: Path,
     cameras: str = "dynamic",
     layers: int | None = None,
-    sampler: Literal["gridsample", "gather"] = "gridsample",
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    sampler: Literal["gridsample", "gather"] | None = None,
+    precision: Literal["fp32", "fp16", "int8", "int8-cpu"] = "fp32",
     split: bool = False,
     data: tuple[Path, ...] = (),
+    calibrate: tuple[Path, ...] = (),
     against: str = "",
     budget_ms: float | None = None,
     device: str = "here",
@@ -63,11 +47,13 @@ def export_checkpoint(
         out: The file to write; its manifest is written beside it as OUT.json.
         cameras: "dynamic" for any number of cameras, or a fixed number.
         layers: Keep only the first decoder layers; default all.
-        sampler: How images are sampled; "gather" for runtimes whose GridSample is not to be trusted.
-        precision: fp16 and int8 keep geometry, and the parts that measure worst, in fp32.
+        sampler: How images are sampled; "gather" for processors, where it is twice as fast, and where GridSample is not to be trusted.
+        precision: fp16 and int8 keep geometry, and the parts that measure worst, in fp32; int8 suits TensorRT, int8-cpu processors.
         split: Also write the graph as two, NAME.encoder.onnx and NAME.fusion.onnx.
-        data: Clips for calibrating int8 and measuring precision; synthetic pictures without them.
-        against: Label layer of `data` (truth) to measure the file's accuracy against; not measured by default.
+        data: Clips to measure the file's accuracy on.
+        calibrate: Clips on which a lower precision is calibrated and its parts are chosen, better not those of `data`; default `data`,
+            synthetic pictures without either.
+        against: Label layer of the clips (truth) to measure accuracy against; not measured by default.
         budget_ms: Choose layers and precision: write the most accurate graph (on `data`, against truth) whose step fits this time.
         device: Where the budget holds: "here" measures, a device of `surround4d roofline` estimates.
         also: Further checkpoints (other sizes, other variants) that compete for the budget.
@@ -78,15 +64,17 @@ def export_checkpoint(
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: expected a name that ends in .onnx; rename it")
     clips = find_clips(list(data)) if data else []
+    samples = Samples(find_clips(list(calibrate)) if calibrate else clips, against)
     if against and not clips:
         raise ConfigError(f"against {against!r}: there are no clips to measure on; give some with --data")
     if budget_ms is not None:
-        from export.budget import write_within_budget  # it builds on this module
+        from export.budget import BudgetSettings, write_within_budget  # it builds on this module
 
-        write_within_budget([checkpoint, *also], out, budget_ms, clips, against or "truth", device, sampler=sampler)
+        settings = BudgetSettings(clips, Samples(samples.clips, against or "truth"), device, sampler=sampler)
+        write_within_budget([checkpoint, *also], out, budget_ms, settings)
         return
-    network = load_network(checkpoint, layers, sampler)
-    manifest, found = write_verified(network, out, num_cameras, opset, steps, precision, clips, against)
+    network = load_network(checkpoint, layers, sampler or ("gather" if precision == "int8-cpu" else None))
+    manifest, found = write_verified(network, out, num_cameras, opset, steps, precision, samples, clips)
     print_summary(out, manifest, found)
     if split:
         write_parts(out)
@@ -108,17 +96,18 @@ def write_verified(
     opset: int = OPSET,
     steps: int = 5,
     precision: str = "fp32",
+    samples: Samples | None = None,
     clips: list[Path] | None = None,
-    against: str = "",
 ) -> tuple[Manifest, Verification]:
     """Writes a network to `out` only if the file computes what torch computes.
 
     A lower precision is made from the verified fp32 graph; its parts are chosen and its cost is written by measurement.
     """
     proto, manifest, found = verified_graph(network, out, num_cameras, opset, steps)
+    samples = samples or Samples([])
     if precision != "fp32":
-        proto, manifest = lowered(proto, manifest, precision, calibration_drives(network, manifest, clips or []))
-    return write_graph(proto, manifest, out, clips or [], against), found
+        proto, manifest = lowered(proto, manifest, precision, network, samples)
+    return write_graph(proto, manifest, out, clips or [], samples.against), found
 
 
 def verified_graph(
@@ -156,40 +145,6 @@ def write_parts(out: Path) -> tuple[Path, Path]:
             told = OnnxNetwork(temporary, part=read_manifest(part, str(path)).part).manifest
         write_json(manifest_path(path), {**told.to_json(), "file_sha256": sha256_of_file(path)})
     return paths
-
-
-def calibration_drives(network: LoadedNetwork, manifest: Manifest, clips: list[Path]) -> list[Iterable[dict[str, np.ndarray]]]:
-    """Short drives of real clips, or of synthetic pictures where there are none."""
-    if clips:
-        chosen = clips[:: max(1, len(clips) // 4)][:4]
-        return [list(clip_steps(Clip.open(path), manifest.input_hw))[: CALIBRATION_STEPS // len(chosen)] for path in chosen]
-    rigs = verification_rigs(manifest.input_hw, manifest.num_cameras)
-    return [synthetic_steps(rig, network.config, 3, number, manifest.num_cameras) for number, rig in enumerate(rigs)]
-
-
-def lowered(
-    proto: ModelProto, manifest: Manifest, precision: str, drives: list[Iterable[dict[str, np.ndarray]]]
-) -> tuple[ModelProto, Manifest]:
-    """The graph in fp16 or int8, and its manifest with what was kept and what it costs."""
-    steps = record_steps(proto, drives, initial_state(manifest))
-    budget = BUDGETS[precision]
-    if precision == "fp16":
-        result, choice = choose_parts(proto, to_half, steps, budget.part, budget.total)
-    else:
-        ranges = calibrate(proto, [step.feed for step in steps])
-        result, choice = choose_parts(proto, lambda model, keep: to_int8(model, ranges, keep), steps, budget.part, budget.total)
-    verification = {**manifest.verification, "precision": _choice_json(choice, len(steps))}
-    return result, replace(manifest, precision=precision, verification=verification)
-
-
-def _choice_json(choice: PrecisionChoice, steps: int) -> dict:
-    return {
-        "against": "the fp32 graph, one step, relative L2 error of dense answers",
-        "steps": steps,
-        "error": float(f"{choice.error:.3g}"),
-        "kept_fp32": choice.keep,
-        "parts": {entry.part: float(f"{entry.error:.3g}") for entry in choice.parts},
-    }
 
 
 def print_summary(out: Path, manifest: Manifest, found: Verification) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from export.precision import Lowering
+
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 CHEAP = {
     "Add",
@@ -64,6 +66,12 @@ def group_of(node: NodeProto) -> str:
 def groups_of(model: ModelProto) -> list[str]:
     """The parts that hold convolutions or matrix products, in the order of the graph."""
     return list(dict.fromkeys(group_of(node) for node in model.graph.node if node.op_type in HEAVY))
+
+
+def half_lowering(model: ModelProto) -> Lowering:
+    """Half precision for the parts that hold convolutions or matrix products."""
+    parts = groups_of(model)
+    return Lowering(parts, ("half",), lambda rules: to_half(model, [part for part in parts if part not in rules]))
 
 
 def to_half(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:

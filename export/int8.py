@@ -1,104 +1,133 @@
-"""How does a graph compute in int8? QuantizeLinear/DequantizeLinear pairs around convolutions, symmetric, calibrated on steps.
+"""How does a graph compute in int8? QuantizeLinear/DequantizeLinear pairs around convolutions, calibrated on steps.
 
-Only Conv is quantised (FACTS: 0.8 % state error; everything: 18 %): weights per output channel, activations per tensor, zero points 0,
-as TensorRT wants them. A convolution's output is quantised before its Relu: onnxruntime runs a convolution in int8 only if both its
-sides are, and cannot merge a Relu into a symmetric one. Other operators keep their precision.
+Only Conv is quantised (FACTS: 0.8 % state error; everything: 18 %), weights symmetrically per output channel. Two styles differ in the
+activations. `SYMMETRIC` is what TensorRT wants: int8, zero point 0, pairs before the convolutions alone. `UNSIGNED` is what processors
+want: uint8 with a zero point, pairs behind the convolutions too, because onnxruntime runs a convolution in integers only if both its
+sides are; a Relu or Clip between a convolution and its pair is what the rounding does anyway and is left away; pictures enter as the
+bytes they are. Other operators keep their precision.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+from export.calibration import RULES, Range, quantisable, rectified, watched_by
 from export.half import group_of
-from export.precision import run_session, session_of
+from export.pictures import bytes_into_convolution
+from export.precision import Lowering
 
-PERCENTILE = 99.99
-"""Of the absolute values of an activation: what is larger is clipped to it."""
-LEVELS = 127
-
-
-def quantisable(model: ModelProto) -> list[NodeProto]:
-    """The convolutions with constant weights."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights]
+WEIGHT_LEVELS = 127
+SMALLEST_SCALE = 1e-8
 
 
-def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The largest absolute value to represent, by name, of every convolution's input and output."""
-    watched = list(dict.fromkeys(name for node in quantisable(model) for name in (node.input[0], node.output[0])))
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    known = {value.name for value in probe.graph.output}
-    inner = [name for name in watched if name not in known]
-    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in inner)
-    session = session_of(probe)
-    ranges = dict.fromkeys(watched, 0.0)
-    for feed in feeds:
-        for name, values in run_session(session, watched, feed).items():
-            ranges[name] = max(ranges[name], float(np.percentile(np.abs(values), PERCENTILE)))
-    return ranges
+@dataclass(frozen=True)
+class Style:
+    """How activations become integers."""
+
+    name: str
+    dtype: type[np.int8] | type[np.uint8]
+    """numpy's type of a quantised activation."""
+    both_sides: bool
+    """Pairs behind the convolutions as well, and every reader of such a tensor reads what was rounded."""
+
+    def parameters(self, found: Range) -> tuple[np.ndarray, np.ndarray]:
+        """Scale (float32) and zero point of a range."""
+        if self.dtype is np.int8:
+            scale = max(-found.low, found.high) / 127
+            return np.array(max(scale, SMALLEST_SCALE), np.float32), np.array(0, np.int8)
+        scale = max((found.high - found.low) / 255, SMALLEST_SCALE)
+        return np.array(scale, np.float32), np.array(np.clip(round(-found.low / scale), 0, 255), np.uint8)
 
 
-def to_int8(model: ModelProto, ranges: dict[str, float], keep: Collection[str] = ()) -> ModelProto:
+SYMMETRIC = Style("int8", np.int8, both_sides=False)
+UNSIGNED = Style("int8-cpu", np.uint8, both_sides=True)
+STYLES = {style.name: style for style in (SYMMETRIC, UNSIGNED)}
+
+
+def int8_lowering(model: ModelProto, calibration: Mapping[str, Mapping[str, Range]], style: Style) -> Lowering:
+    """Int8 for the parts that hold convolutions; each takes its ranges by the rule of `calibrate` that suits it."""
+    owner: dict[str, str] = {}
+    for node in quantisable(model):
+        for name in watched_by(node, rectified(model.graph)):
+            owner.setdefault(name, group_of(node))
+    parts = list(dict.fromkeys(group_of(node) for node in quantisable(model)))
+
+    def convert(rules: Mapping[str, str]) -> ModelProto:
+        ranges = {name: calibration[rules.get(part, RULES[0])][name] for name, part in owner.items()}
+        return to_int8(model, ranges, [part for part in parts if part not in rules], style)
+
+    return Lowering(parts, RULES, convert)
+
+
+def to_int8(model: ModelProto, ranges: dict[str, Range], keep: Collection[str] = (), style: Style = SYMMETRIC) -> ModelProto:
     """A copy with QDQ pairs around the convolutions outside the parts `keep`; `ranges` comes from `calibrate`."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    chosen = [node for node in quantisable(result) if group_of(node) not in keep and ranges.get(node.input[0], 0.0) > 0]
-    pairs = {node.input[0] for node in chosen} | {node.output[0] for node in chosen}
-    _quantise_weights(graph, chosen, weights)
-    added = {name: _activation_pair(graph, name, ranges[name]) for name in sorted(pairs)}
-    for node in graph.node:
-        for position, name in enumerate(node.input):
-            if name in added:
-                node.input[position] = added[name][1].output[0]
-    _insert(graph, added)
+    chosen = [node for node in quantisable(result) if group_of(node) not in keep and ranges[node.input[0]].is_known]
+    entered: dict[str, np.ndarray] = {}
+    if style.both_sides:
+        entered = bytes_into_convolution(graph, chosen)
+        _merge_rectifiers(graph, chosen)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    done: dict[str, str] = {}
+    for node in chosen:
+        _round_weights(graph, node, weights, done)
+        if style.both_sides and len(node.input) > 2:
+            name = node.input[0]
+            _round_bias(graph, node, weights, entered[name] if name in entered else style.parameters(ranges[name])[0])
+    _round_activations(graph, chosen, ranges, style, set(entered))
+    _drop_unread(graph)
     return result
 
 
-def _quantise_weights(graph, nodes: list[NodeProto], weights: dict[str, np.ndarray]) -> None:
-    """Replaces each convolution's weights by int8 values and a DequantizeLinear per output channel."""
-    done: dict[str, NodeProto] = {}
-    for node in nodes:
-        name = node.input[1]
-        if name not in done:
-            values = weights[name].astype(np.float32)
-            scale = np.maximum(np.abs(values.reshape(len(values), -1)).max(axis=1), 1e-8) / LEVELS
-            quantised = np.clip(np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))), -LEVELS, LEVELS).astype(np.int8)
-            graph.initializer.extend(
-                [
-                    numpy_helper.from_array(quantised, f"{name}_int8"),
-                    numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"),
-                    numpy_helper.from_array(np.zeros(len(values), np.int8), f"{name}_zero"),
-                ]
-            )
-            names = [f"{name}_int8", f"{name}_scale", f"{name}_zero"]
-            done[name] = helper.make_node("DequantizeLinear", names, [f"{name}_dequantised"], name=f"{name}_dequantise", axis=0)
-        node.input[1] = f"{name}_dequantised"
-    for node in reversed(list(done.values())):
-        graph.node.insert(0, node)
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for tensor in [t for t in graph.initializer if t.name in done and t.name not in read]:
-        graph.initializer.remove(tensor)
+def _merge_rectifiers(graph: GraphProto, chosen: list[NodeProto]) -> None:
+    """Removes the Relu or Clip(0, ...) behind each convolution: its unsigned result is cut off at 0 and at the largest value anyway."""
+    after = rectified(graph)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for conv in chosen:
+        node = after.get(conv.output[0])
+        if node is None or (node.op_type == "Clip" and not _starts_at_zero(node, constants)):
+            continue
+        conv.output[0] = node.output[0]
+        graph.node.remove(node)
 
 
-def _activation_pair(graph, name: str, largest: float) -> tuple[NodeProto, NodeProto]:
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(np.array(max(largest, 1e-6) / LEVELS, np.float32), f"{name}_act_scale"),
-            numpy_helper.from_array(np.array(0, np.int8), f"{name}_act_zero"),
-        ]
-    )
+def _starts_at_zero(clip: NodeProto, constants) -> bool:
+    name = clip.input[1] if len(clip.input) > 1 else ""
+    return name in constants and float(numpy_helper.to_array(constants[name])) == 0.0
+
+
+def _round_activations(graph: GraphProto, chosen: list[NodeProto], ranges: dict[str, Range], style: Style, done: set[str]) -> None:
+    """Puts the pairs in. `graph.node` is made anew: nodes held elsewhere are of the old graph afterwards."""
+    numbers = {id(node) for node in chosen}
+    wanted = {value.name for value in graph.output}
+    names = [node.input[0] for node in chosen if node.input[0] not in done]
+    if style.both_sides:
+        names += [node.output[0] for node in chosen if node.output[0] not in wanted and ranges[node.output[0]].is_known]
+    pairs: dict[str, tuple[NodeProto, NodeProto]] = {}
+    for name in dict.fromkeys(names):
+        scale, zero = style.parameters(ranges[name])
+        pairs[name] = _pair(graph, name, scale, zero)
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in pairs and (style.both_sides or (position == 0 and id(node) in numbers)):
+                node.input[position] = pairs[name][1].output[0]
+    _insert(graph, pairs)
+
+
+def _pair(graph: GraphProto, name: str, scale: np.ndarray, zero: np.ndarray) -> tuple[NodeProto, NodeProto]:
     parameters = [f"{name}_act_scale", f"{name}_act_zero"]
+    graph.initializer.extend(numpy_helper.from_array(array, key) for array, key in zip((scale, zero), parameters, strict=True))
     quantise = helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_q"], name=f"{name}_quantise")
     dequantise = helper.make_node("DequantizeLinear", [f"{name}_q", *parameters], [f"{name}_dq"], name=f"{name}_dequantise_act")
     return quantise, dequantise
 
 
-def _insert(graph, pairs: dict[str, tuple[NodeProto, NodeProto]]) -> None:
+def _insert(graph: GraphProto, pairs: dict[str, tuple[NodeProto, NodeProto]]) -> None:
     """Puts each pair right behind the node that makes its tensor; the graph stays sorted."""
     nodes: list[NodeProto] = []
     for value in graph.input:
@@ -109,3 +138,48 @@ def _insert(graph, pairs: dict[str, tuple[NodeProto, NodeProto]]) -> None:
             nodes.extend(pairs.get(name, ()))
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _round_weights(graph: GraphProto, node: NodeProto, weights, done: dict[str, str]) -> None:
+    """A convolution's weights become int8 values and a DequantizeLinear per output channel."""
+    name = node.input[1]
+    if name not in done:
+        values = numpy_helper.to_array(weights[name]).astype(np.float32)
+        scale = weight_scale(values)
+        quantised = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+        arrays = {f"{name}_int8": quantised, f"{name}_scale": scale, f"{name}_zero": np.zeros(len(values), np.int8)}
+        graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
+        dequantise = helper.make_node("DequantizeLinear", list(arrays), [f"{name}_dequantised"], name=f"{name}_dequantise", axis=0)
+        graph.node.insert(0, dequantise)
+        done[name] = dequantise.output[0]
+    node.input[1] = done[name]
+
+
+def weight_scale(values: np.ndarray) -> np.ndarray:
+    """(channels,) float32: each output channel's largest weight becomes 127."""
+    return np.maximum(np.abs(values.reshape(len(values), -1)).max(axis=1), SMALLEST_SCALE).astype(np.float32) / np.float32(WEIGHT_LEVELS)
+
+
+def _round_bias(graph: GraphProto, node: NodeProto, weights, in_scale: np.ndarray) -> None:
+    """A convolution's bias as int32 in units of input scale times weight scale, which is what integer kernels add."""
+    weight = numpy_helper.to_array(weights[node.input[1].removesuffix("_dequantised")])
+    scale = (in_scale * weight_scale(weight.astype(np.float32))).astype(np.float32)
+    name = f"{node.name}_bias"
+    bias = np.clip(np.rint(numpy_helper.to_array(weights[node.input[2]]).astype(np.float64) / scale), -(2**31) + 1, 2**31 - 1)
+    arrays = {f"{name}_int32": bias.astype(np.int32), f"{name}_scale": scale, f"{name}_zero": np.zeros(len(bias), np.int32)}
+    graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
+    graph.node.insert(0, helper.make_node("DequantizeLinear", list(arrays), [name], name=f"{name}_dequantise", axis=0))
+    node.input[2] = name
+
+
+def _drop_unread(graph: GraphProto) -> None:
+    """Removes nodes and constants that nothing reads any more."""
+    wanted = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if not wanted & set(node.output):
+            graph.node.remove(node)
+        else:
+            wanted |= set(node.input)
+    kept = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)

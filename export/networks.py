@@ -26,8 +26,10 @@ class LoadedNetwork:
     """sha256 of the checkpoint file; "" for a random network."""
 
 
-def load_network(checkpoint: str, layers: int | None = None, sampler: str | None = None) -> LoadedNetwork:
-    """The network in evaluation mode, cut after `layers` decoder layers and with the sampler asked for.
+def load_network(
+    checkpoint: str, layers: int | None = None, sampler: str | None = None, input_hw: tuple[int, int] | None = None
+) -> LoadedNetwork:
+    """The network in evaluation mode, cut after `layers` decoder layers, with the sampler and picture size asked for.
 
     Raises:
         DataError: no such checkpoint, or not one of ours.
@@ -38,7 +40,7 @@ def load_network(checkpoint: str, layers: int | None = None, sampler: str | None
     else:
         loaded = load_checkpoint(checkpoint)
         name, model, file_hash = loaded.meta["name"], loaded.model, sha256_of_file(resolve_checkpoint(checkpoint))
-    model = reconfigured(model, layers, sampler)
+    model = reconfigured(model, layers, sampler, input_hw)
     return LoadedNetwork(name, model, model.config, file_hash)
 
 
@@ -56,13 +58,16 @@ def random_network(config: ModelConfig, seed: int = 0) -> Surround:
         return Surround(config).eval()
 
 
-def reconfigured(model: Surround, layers: int | None, sampler: str | None) -> Surround:
-    """The same weights in a network with fewer decoder layers or another sampler; the model itself where nothing changes."""
+def reconfigured(model: Surround, layers: int | None, sampler: str | None, input_hw: tuple[int, int] | None = None) -> Surround:
+    """The same weights with fewer decoder layers, another sampler or picture size; the model itself where nothing changes."""
     config = model.config
     if layers is not None and not 1 <= layers <= config.num_layers:
         raise ConfigError(f"layers: the network has {config.num_layers}, got {layers}; choose 1 to {config.num_layers}")
     query = config.query if layers is None else replace(config.query, num_layers=layers)
-    changed = replace(config, query=query, sampler=sampler or (config.sampler if config.sampler in SAMPLERS else SAMPLERS[0]))
+    size = input_hw or config.input_hw
+    changed = replace(
+        config, query=query, input_hw=size, sampler=sampler or (config.sampler if config.sampler in SAMPLERS else SAMPLERS[0])
+    )
     if changed == config:
         return model
     smaller = Surround(replace(changed, backbone=replace(changed.backbone, pretrained=None)))

@@ -5,15 +5,15 @@ one step and not of a history that went another way. The error is the relative L
 nor ids make jump.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnxruntime
 from onnx import ModelProto
 
-from export.half import groups_of
-
+PART_STEPS = 6
+"""Steps on which a part alone is measured; the whole is measured on all."""
 DENSE_OUTPUTS = ("occupancy_confidence", "flow", "next_bev", "scores")
 
 
@@ -30,6 +30,8 @@ class PartError:
     """What a lower precision costs when only this part has it."""
 
     part: str
+    rule: str
+    """The conversion rule that cost least."""
     error: float
     kept: bool
     """True: the part stays fp32."""
@@ -39,10 +41,31 @@ class PartError:
 class PrecisionChoice:
     """The parts that stay fp32, and the measurements behind it."""
 
-    keep: list[str]
     parts: list[PartError] = field(default_factory=list)
     error: float = 0.0
     """Of the whole graph with that choice."""
+
+    @property
+    def keep(self) -> list[str]:
+        """Parts that stay fp32."""
+        return [entry.part for entry in self.parts if entry.kept]
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Every converted part and its rule."""
+        return {entry.part: entry.rule for entry in self.parts if not entry.kept}
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """A way to lower the precision of a graph's parts."""
+
+    parts: list[str]
+    """Those that it can lower."""
+    rules: tuple[str, ...]
+    """Ways to do it, of which each part takes its best."""
+    convert: Callable[[Mapping[str, str]], ModelProto]
+    """Part to rule, for the parts to lower, to the converted graph."""
 
 
 def session_of(model: ModelProto, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -91,8 +114,7 @@ def dense_error(model: ModelProto, steps: list[RecordedStep]) -> float:
 
 
 def choose_parts(
-    model: ModelProto,
-    convert: Callable[[ModelProto, Collection[str]], ModelProto],
+    lowering: Lowering,
     steps: list[RecordedStep],
     part_budget: float,
     total_budget: float,
@@ -101,21 +123,25 @@ def choose_parts(
     """The converted graph whose parts were chosen by measurement.
 
     Args:
-        convert: (model, parts to keep in fp32) to the converted model.
-        part_budget: A part that alone costs more stays fp32.
+        part_budget: A part that alone costs more, by its best rule, stays fp32.
         total_budget: While the whole costs more, the worst remaining part is kept too.
     """
-    parts = groups_of(model)
+    few = steps[:: max(1, len(steps) // PART_STEPS)]
     found = []
-    for part in parts:
-        error = dense_error(convert(model, [other for other in parts if other != part]), steps)
-        found.append(PartError(part, error, error > part_budget))
-        progress(f"{part}: {error:.2e}{' (stays fp32)' if error > part_budget else ''}")
+    for part in lowering.parts:
+        errors = {rule: dense_error(lowering.convert({part: rule}), few) for rule in lowering.rules}
+        rule = min(errors, key=lambda name: errors[name])
+        found.append(PartError(part, rule, errors[rule], errors[rule] > part_budget))
+        progress(f"{part}: {errors[rule]:.2e}{' (stays fp32)' if found[-1].kept else ''}")
+    choice = PrecisionChoice(found)
     while True:
-        keep = [entry.part for entry in found if entry.kept]
-        converted = convert(model, keep)
-        total = dense_error(converted, steps)
-        free = [entry for entry in found if not entry.kept]
-        if total <= total_budget or not free:
-            return converted, PrecisionChoice(keep, found, total)
-        max(free, key=lambda entry: entry.error).kept = True
+        converted = lowering.convert(choice.rules)
+        choice.error = dense_error(converted, steps)
+        if choice.error <= total_budget or not choice.rules:
+            return converted, choice
+        keep_worst(choice)
+
+
+def keep_worst(choice: PrecisionChoice) -> None:
+    """Of the parts that are lowered, the one that alone costs most stays fp32 from now on."""
+    max((entry for entry in choice.parts if not entry.kept), key=lambda entry: entry.error).kept = True

@@ -1,0 +1,133 @@
+"""How does a verified fp32 graph become fp16 or int8, and what does that cost? Parts are chosen by measurement."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from onnx import ModelProto
+
+from export.accuracy import clip_steps, measure_accuracy
+from export.calibration import calibrate
+from export.half import half_lowering
+from export.int8 import STYLES, int8_lowering
+from export.manifest import Manifest
+from export.networks import LoadedNetwork
+from export.onnx_graph import attach_manifest
+from export.precision import Lowering, PrecisionChoice, RecordedStep, choose_parts, dense_error, keep_worst, record_steps
+from export.runner import OnnxNetwork, initial_state
+from export.synthetic import synthetic_steps, verification_rigs
+from scenes.clips import Clip
+from scenes.errors import ConfigError
+
+PRECISIONS = ("fp32", "fp16", *STYLES)
+CALIBRATION_STEPS, CALIBRATION_DRIVES = 24, 8
+
+
+@dataclass(frozen=True)
+class PrecisionBudget:
+    """How much a lower precision may cost."""
+
+    points: float
+    """Of mean AP (0 to 1) on the clips, where there are clips with a layer to compare with: this is what decides then."""
+    part: float
+    """Without clips: relative L2 error of the dense answers in one step when one part alone is lowered."""
+    total: float
+    """The same of the whole."""
+
+
+HALF_BUDGET = PrecisionBudget(0.002, 2e-3, 5e-3)
+INT8_BUDGET = PrecisionBudget(0.01, 3e-2, 6e-2)
+BUDGETS = {"fp16": HALF_BUDGET, **dict.fromkeys(STYLES, INT8_BUDGET)}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a lower precision is calibrated and judged on."""
+
+    clips: list[Path]
+    """Synthetic pictures take their place where there are none."""
+    against: str = ""
+    """Label layer of the clips; without it the error of the dense answers decides."""
+
+
+def lowered(
+    proto: ModelProto,
+    manifest: Manifest,
+    precision: str,
+    network: LoadedNetwork,
+    samples: Samples,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[ModelProto, Manifest]:
+    """The graph in a lower precision, and its manifest with what stayed fp32, what each part costs and what the whole costs."""
+    if precision not in BUDGETS:
+        raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}; choose one")
+    steps = record_steps(proto, calibration_drives(network, manifest, samples.clips), initial_state(manifest))
+    lowering = lowering_of(proto, precision, steps)
+    judged = bool(samples.clips and samples.against)
+    budget = BUDGETS[precision]
+    part, total = (np.inf, np.inf) if judged else (budget.part, budget.total)
+    result, choice = choose_parts(lowering, steps, part, total, progress)
+    told = {"against": "the fp32 graph, one step, relative L2 error of dense answers", "steps": len(steps)}
+    if judged:
+        told |= {"points": (trail := _within_points(proto, manifest, lowering, choice, samples, budget.points, progress))}
+        if len(trail) > 1:
+            result = lowering.convert(choice.rules)
+            choice.error = dense_error(result, steps)
+    verification = {**manifest.verification, "precision": told | _choice_json(choice)}
+    return result, replace(manifest, precision=precision, verification=verification)
+
+
+def lowering_of(proto: ModelProto, precision: str, steps: list[RecordedStep]) -> Lowering:
+    """How this precision is made."""
+    if precision == "fp16":
+        return half_lowering(proto)
+    return int8_lowering(proto, calibrate(proto, [step.feed for step in steps]), STYLES[precision])
+
+
+def _within_points(
+    proto: ModelProto,
+    manifest: Manifest,
+    lowering: Lowering,
+    choice: PrecisionChoice,
+    samples: Samples,
+    allowed: float,
+    progress: Callable[[str], None],
+) -> list[float]:
+    """Keeps the worst part in fp32 until mean AP falls by no more than allowed; the fall at each attempt."""
+
+    def mean_ap(model: ModelProto) -> float:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "candidate.onnx"
+            copy = ModelProto()
+            copy.CopyFrom(model)
+            attach_manifest(copy, manifest)
+            path.write_bytes(copy.SerializeToString())
+            return measure_accuracy(OnnxNetwork(path), samples.clips, samples.against)["mean_ap"]
+
+    before, trail = mean_ap(proto), []
+    while True:
+        trail.append(round(before - mean_ap(lowering.convert(choice.rules)), 5))
+        progress(f"mean AP {before:.4f} falls by {trail[-1]:.4f}; fp32 kept: {choice.keep or 'nothing'}")
+        if trail[-1] <= allowed or not choice.rules:
+            return trail
+        keep_worst(choice)
+
+
+def calibration_drives(network: LoadedNetwork, manifest: Manifest, clips: list[Path]) -> list[Iterable[dict[str, np.ndarray]]]:
+    """Short drives of real clips, or of synthetic pictures where there are none."""
+    if clips:
+        chosen = clips[:: max(1, len(clips) // CALIBRATION_DRIVES)][:CALIBRATION_DRIVES]
+        return [list(clip_steps(Clip.open(path), manifest.input_hw))[: CALIBRATION_STEPS // len(chosen)] for path in chosen]
+    rigs = verification_rigs(manifest.input_hw, manifest.num_cameras)
+    return [synthetic_steps(rig, network.config, 3, number, manifest.num_cameras) for number, rig in enumerate(rigs)]
+
+
+def _choice_json(choice: PrecisionChoice) -> dict:
+    return {
+        "error": float(f"{choice.error:.3g}"),
+        "kept_fp32": choice.keep,
+        "parts": {entry.part: float(f"{entry.error:.3g}") for entry in choice.parts},
+        "rules": choice.rules,
+    }
