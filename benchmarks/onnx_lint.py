@@ -17,9 +17,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from export.lower import Samples, lowered
 from export.lint import DEFAULT_TARGETS, lint
 from export.lint_rules import TENSORRT_8, TENSORRT_10, TENSORRT_11
+from export.lower import Samples, lowered
 from export.networks import LoadedNetwork, load_network
 from export.onnx_graph import export_model, read_manifest
 from export.split import split_graph
