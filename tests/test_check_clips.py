@@ -73,6 +73,21 @@ def test_an_ego_path_that_jumps_is_broken(tiny_clip):
     assert findings[0].severity is Severity.BROKEN
 
 
+def test_millimetres_of_noise_in_a_dense_path_are_no_jump(tiny_clip):
+    path = tiny_clip.trajectory
+    stamps = np.arange(path.timestamps_ns[0], path.timestamps_ns[-1], NS_PER_S // 500)  # a pose every 2 ms
+    poses = path.at(stamps)
+    poses[:, 0, 3] += 0.004 * (np.arange(len(stamps)) % 2)  # 2 m/s to and fro between neighbours
+    tiny_clip.trajectory = Trajectory(stamps, poses)
+    assert not check_poses(tiny_clip)
+    poses[len(stamps) // 2 :, 0, 3] += 0.12  # 60 m/s between neighbours, and 1.2 m/s more in the tenth of a second that holds it
+    tiny_clip.trajectory = Trajectory(stamps, poses)
+    assert not check_poses(tiny_clip)
+    poses[len(stamps) // 2 :, 0, 3] += 0.4
+    tiny_clip.trajectory = Trajectory(stamps, poses)
+    assert "the ego path jumps" in texts(check_poses(tiny_clip))
+
+
 def test_an_ego_path_that_spins_is_broken(tiny_clip):
     poses = tiny_clip.trajectory.world_from_ego.copy()
     poses[5, :3, :3] = rotation_from_yaw(2.0)

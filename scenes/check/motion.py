@@ -9,6 +9,8 @@ from scenes.geometry import NS_PER_S, invert_rigid, rotvec_from_rotation
 MAX_SPEED_MPS = 70.0
 MAX_ACCELERATION_MPS2 = 20.0
 MAX_TURN_RATE_RADPS = 2.5
+MIN_SPACING_S = 0.09
+"""Accelerations are taken over at least this time."""
 GAP_FACTOR = 1.75
 """A frame interval longer than this many usual ones is a gap."""
 POSE_TOLERANCE_M, POSE_TOLERANCE_RAD = 0.3, 0.02
@@ -83,17 +85,17 @@ def _check_jumps(clip: Clip) -> list[Finding]:
     velocity = np.diff(poses[:, :3, 3], axis=0) / seconds[:, None]
     speed = np.linalg.norm(velocity, axis=1)
     turn = np.linalg.norm(rotvec_from_rotation(np.swapaxes(poses[:-1, :3, :3], 1, 2) @ poses[1:, :3, :3]), axis=1)
-    between_s = np.maximum((seconds[1:] + seconds[:-1]) / 2, 0.05)  # noise of densely sampled paths is no acceleration
-    acceleration = np.linalg.norm(np.diff(velocity, axis=0), axis=1) / between_s
+    everything = np.arange(1, len(stamps))
+    spaced, acceleration = _accelerations(stamps / NS_PER_S, poses[:, :3, 3])
     kinds = (
-        (speed, MAX_SPEED_MPS, "m/s", "speed"),
-        (turn / np.maximum(seconds, 0.05), MAX_TURN_RATE_RADPS, "rad/s", "turn rate"),
-        (acceleration, MAX_ACCELERATION_MPS2, "m/s2", "acceleration"),
+        (everything, speed, MAX_SPEED_MPS, "m/s", "speed"),
+        (everything, turn / np.maximum(seconds, 0.05), MAX_TURN_RATE_RADPS, "rad/s", "turn rate"),
+        (spaced, acceleration, MAX_ACCELERATION_MPS2, "m/s2", "acceleration"),
     )
-    for value, limit, unit, what in kinds:
+    for rows, value, limit, unit, what in kinds:
         wrong = np.flatnonzero(value > limit)
         if len(wrong):
-            row = int(wrong[0]) + 1
+            row = rows[wrong[0]]
             text = (
                 f"{path}, row {row}: the ego path jumps: {what} {value[wrong[0]]:.1f} {unit}, expected at most {limit:g} "
                 f"({len(wrong)} such places); correct or drop these poses"
@@ -101,6 +103,20 @@ def _check_jumps(clip: Clip) -> list[Finding]:
             findings.append(broken("poses", text))
             break  # a jump shows in all three; one sentence is enough
     return findings
+
+
+def _accelerations(times_s: np.ndarray, points_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (A,) of a path and the acceleration (A,) at each, between poses at least `MIN_SPACING_S` apart.
+
+    Recordings hold poses milliseconds apart, where the noise of a millimetre is an acceleration of hundreds of m/s2.
+    """
+    rows = [0]
+    for row, time_s in enumerate(times_s):
+        if time_s - times_s[rows[-1]] >= MIN_SPACING_S:
+            rows.append(row)
+    seconds = np.diff(times_s[rows])
+    velocity = np.diff(points_world[rows], axis=0) / seconds[:, None]
+    return np.array(rows[1:-1], dtype=np.int64), np.linalg.norm(np.diff(velocity, axis=0), axis=1) / ((seconds[1:] + seconds[:-1]) / 2)
 
 
 def _pose_error(world_from_a: np.ndarray, world_from_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

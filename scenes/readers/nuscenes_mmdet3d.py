@@ -55,7 +55,8 @@ def _import(source: Path, sample: dict, categories: dict[int, str], target: Path
     layer = _label_layer(source, sample, categories, world_from_ego @ ego_from_lidar, left_out)
     info = {"dataset": "nuScenes", "licence": "CC BY-NC-SA 4.0", "sample_tokens": [sample["token"]], "left_out": dict(left_out)}
     info["ego_origin"] = "on the ground below the rear axle"
-    trajectory = Trajectory(np.array([stamp], dtype=np.int64), world_from_ego[None])
+    known = {view.timestamp_ns: view.world_from_ego_at_cam for _, _, view in pictures.values()} | {stamp: world_from_ego}
+    trajectory = Trajectory(np.array(sorted(known), dtype=np.int64), np.stack([known[time] for time in sorted(known)]))
     with write_clip(target, target.name, Rig(tuple(camera for camera, _, _ in pictures.values())), trajectory, info) as writer:
         write_layer_files(writer.layer_folder("truth"), layer)
         views = []
