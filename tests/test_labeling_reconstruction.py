@@ -13,7 +13,7 @@ from labeling.reconstruction.filling import fill_depth
 from labeling.reconstruction.ground import PathGround, ground_depth
 from labeling.reconstruction.lens_depth import lens_depth
 from labeling.reconstruction.neighbours import choose_neighbours
-from labeling.reconstruction.road import fit_road, grouped_median, read_road, write_road
+from labeling.reconstruction.road import fit_road, grouped_median, paint_road, read_road, write_road
 from labeling.reconstruction.scene import movers_of
 from labeling.reconstruction.settings import (
     CarveSettings,
@@ -159,7 +159,9 @@ def test_a_weighted_median_by_group():
 
 
 def road_of(points_world: np.ndarray):
-    return fit_road(points_world, np.full((len(points_world), 3), 90.0), np.ones(len(points_world)), FLAT, RoadSettings(reach_m=10.0))
+    weight = np.ones(len(points_world))
+    road = fit_road(points_world, weight, FLAT, RoadSettings(reach_m=10.0))
+    return paint_road(road, points_world, np.where(points_world[:, 1:2] > 5.0, [[40, 160, 40]], [[90, 90, 90]]), weight, FLAT)
 
 
 def test_a_sloping_road_is_found_through_outliers_and_over_a_hole(tmp_path):
@@ -173,6 +175,7 @@ def test_a_sloping_road_is_found_through_outliers_and_over_a_hole(tmp_path):
     places = np.array([[0.0, 0.0], [8.0, 5.0], [3.0, -4.0]])
     np.testing.assert_allclose(road.height(places), [0.1, 0.25, -0.02], atol=0.015)
     assert road.look_up(road.known, places).tolist() == [True, True, False]
+    assert road.look_up(road.is_road, np.array([[0.0, 3.0], [0.0, 7.0]])).tolist() == [True, False]  # grey as below the path, green
     write_road(tmp_path / "road.npz", road)
     assert np.array_equal(read_road(tmp_path / "road.npz").height_world_m, road.height_world_m)
 

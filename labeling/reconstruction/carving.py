@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from labeling.reconstruction.road import RoadGrid
 from labeling.reconstruction.settings import CarveSettings
 from labeling.reconstruction.sweep import DepthMap
 from scenes.clips import Clip
@@ -75,15 +76,16 @@ def cells_around(clip: Clip, grid: VoxelGrid, settings: CarveSettings) -> CellGr
     return CellGrid(low, cell, (int(shape[0]), int(shape[1]), int(shape[2])))
 
 
-def carve(cells: CellGrid, depth_map: DepthMap, filled_m: np.ndarray, settings: CarveSettings) -> None:
-    """Counts one view's rays: confirmed depths in full, filled ones (`filled_m` where the map has none) for less."""
+def carve(cells: CellGrid, depth_map: DepthMap, filled_m: np.ndarray, road: RoadGrid, settings: CarveSettings) -> None:
+    """Counts one view's rays: confirmed depths in full, filled ones (`filled_m` where the map has none) for less; ground fills nothing."""
     stride = np.s_[settings.stride // 2 :: settings.stride, settings.stride // 2 :: settings.stride]
     measured = depth_map.depth_m > 0
     depth = np.where(measured, depth_map.depth_m, filled_m)
     points = depth_map.view.points_world(depth)[stride].reshape(-1, 3)
     flat, sure = depth[stride].reshape(-1), measured[stride].reshape(-1)
     use = (flat > 0) & depth_map.view.usable[stride].reshape(-1)
-    ends = (flat[use] < settings.far_m) & ~depth_map.is_ground[stride].reshape(-1)[use]
+    above = points[use, 2] - road.height(points[use, :2])
+    ends = (flat[use] < settings.far_m) & ~(above < settings.ground_margin_m)
     weight = np.where(sure[use], 1.0, settings.filled_weight)
     cells.add_rays(depth_map.view.center_world, points[use], ends, weight, settings.margin)
 

@@ -1,6 +1,6 @@
 """How high is the ground near the path, and where is it road?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -27,6 +27,8 @@ class RoadGrid:
     """(I, J) float32 z of the ground, everywhere: measured, interpolated or expected."""
     known: np.ndarray
     """(I, J) bool: enough was seen in the cell itself."""
+    seen: np.ndarray
+    """(I, J) bool: a picture shows ground there, matched or on a blank surface between matched places."""
     is_road: np.ndarray
     """(I, J) bool: looks like what the vehicle drove on, and connects to it."""
     rgb: np.ndarray
@@ -64,8 +66,8 @@ def _remap(grid: np.ndarray, cells: np.ndarray, how: int, outside: float) -> np.
     return cv2.remap(grid, columns, lines, how, borderMode=cv2.BORDER_CONSTANT, borderValue=outside).reshape(-1)[:count]
 
 
-def fit_road(points_world: np.ndarray, rgb: np.ndarray, weight: np.ndarray, ground: PathGround, settings: RoadSettings) -> RoadGrid:
-    """The smoothest surface near the heights that were seen (points (P, 3), colours (P, 3), weights (P,)), robustly.
+def fit_road(points_world: np.ndarray, weight: np.ndarray, ground: PathGround, settings: RoadSettings) -> RoadGrid:
+    """The smoothest surface near the heights that were seen (points (P, 3), weights (P,)), robustly; colours are `paint_road`'s.
 
     Heights are counted from the tangent planes of the path; their common offset (an ego origin above or below the ground) is found first.
     """
@@ -83,13 +85,24 @@ def fit_road(points_world: np.ndarray, rgb: np.ndarray, weight: np.ndarray, grou
     flat = index[keep, 0] * shape[1] + index[keep, 1]
     median, count = grouped_median(flat, above[keep] - offset, weight[keep], int(np.prod(shape)))
     surface = smooth_surface(median.reshape(shape), np.minimum(count, 20.0).reshape(shape), settings)
-    color = np.stack([np.bincount(flat, rgb[keep, c] * weight[keep], minlength=median.size) for c in range(3)], axis=-1)
-    color = (color / np.maximum(count, 1e-6)[:, None]).reshape(*shape, 3)
-    seen = (count > 0).reshape(shape)
     known = count.reshape(shape) >= settings.min_points
     height = (expected + offset + surface).astype(np.float32)
+    return RoadGrid(low, settings.cell_m, height, known, known, np.zeros(shape, dtype=bool), np.zeros((*shape, 3), dtype=np.uint8))
+
+
+def paint_road(road: RoadGrid, points_world: np.ndarray, rgb: np.ndarray, weight: np.ndarray, ground: PathGround) -> RoadGrid:
+    """The grid with the colours of ground points (P, 3), (P, 3), (P,), and with it what is road."""
+    shape = road.known.shape
+    index = np.round(road.cells(points_world[:, :2])).astype(np.int64)
+    keep = (index >= 0).all(-1) & (index < np.array(shape)).all(-1)
+    flat = index[keep, 0] * shape[1] + index[keep, 1]
+    total = np.bincount(flat, weight[keep], minlength=road.known.size)
+    color = np.stack([np.bincount(flat, rgb[keep, c] * weight[keep], minlength=total.size) for c in range(3)], axis=-1)
+    color = (color / np.maximum(total, 1e-6)[:, None]).reshape(*shape, 3)
+    seen = (total > 0).reshape(shape)
+    centers = road.origin_world + road.cell_m * np.moveaxis(np.indices(shape), 0, -1)
     is_road = road_like(color, seen, ground.distance(centers))
-    return RoadGrid(low, settings.cell_m, height, known, is_road, color.round().astype(np.uint8))
+    return replace(road, seen=seen | road.known, is_road=is_road, rgb=color.round().astype(np.uint8))
 
 
 def grouped_median(group: np.ndarray, value: np.ndarray, weight: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +145,7 @@ def _second_differences(rows: int, columns: int, axis: int) -> sparse.csr_matrix
 def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray) -> np.ndarray:
     """(I, J) bool: cells whose colour is one of those under the wheels' path, connected to it; small holes closed."""
     driven = path_distance_m < 1.2
-    sample = color[seen & driven]
+    sample = color[seen & (path_distance_m < 2.0)]
     if len(sample) < 8:
         return path_distance_m < 2.0
     tone = _tone(color)
@@ -155,13 +168,14 @@ def _tone(color: np.ndarray) -> np.ndarray:
 
 
 def write_road(path: Path, road: RoadGrid) -> None:
-    """The grid as an npz file (`height_world_m`, `known`, `is_road`, `rgb`, `origin_world`, `cell_m`)."""
+    """The grid as an npz file (the fields of `RoadGrid`)."""
     np.savez_compressed(
         path,
         origin_world=road.origin_world,
         cell_m=road.cell_m,
         height_world_m=road.height_world_m,
         known=road.known,
+        seen=road.seen,
         is_road=road.is_road,
         rgb=road.rgb,
     )
@@ -170,6 +184,5 @@ def write_road(path: Path, road: RoadGrid) -> None:
 def read_road(path: Path) -> RoadGrid:
     """The grid of `write_road`."""
     with np.load(path, allow_pickle=False) as values:
-        return RoadGrid(
-            values["origin_world"], float(values["cell_m"]), values["height_world_m"], values["known"], values["is_road"], values["rgb"]
-        )
+        columns = [values[name] for name in ("height_world_m", "known", "seen", "is_road", "rgb")]
+        return RoadGrid(values["origin_world"], float(values["cell_m"]), *columns)

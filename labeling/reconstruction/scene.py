@@ -13,7 +13,7 @@ from labeling.reconstruction.fusion import SurfaceFusion
 from labeling.reconstruction.ground import PathGround, ground_depth, path_ground
 from labeling.reconstruction.lens_depth import write_lens_depth
 from labeling.reconstruction.neighbours import choose_neighbours
-from labeling.reconstruction.road import RoadGrid, fit_road, write_road
+from labeling.reconstruction.road import RoadGrid, fit_road, paint_road, write_road
 from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.reconstruction.sweep import DepthMap, sweep_view
 from labeling.reconstruction.views import PinholeView, clip_views, key_frames
@@ -76,41 +76,63 @@ def reconstruct(
     clip: Clip, boxes_world: dict[int, Boxes], settings: ReconstructionSettings, grid: VoxelGrid | None = None
 ) -> Reconstruction:
     """The static scene of a clip; `boxes_world` (by frame, may be empty) says what moves. A clip that shows no depth is refused."""
+    ground = path_ground(clip)
+    return assemble(clip, match_clip(clip, boxes_world, ground, settings), ground, settings, grid or VoxelGrid())
+
+
+def match_clip(clip: Clip, boxes_world: dict[int, Boxes], ground: PathGround, settings: ReconstructionSettings) -> list[DepthMap]:
+    """Confirmed depth maps of a clip's key frames; a clip that shows no depth raises `DataError`."""
     cv2.setNumThreads(1)
     movers = movers_of(boxes_world, settings.moving_mps)
     frames = key_frames(clip, settings.every_s, settings.every_m)
-    views = list(clip_views(clip, frames, settings.match, movers, settings.mask_margin_m))
-    ground = path_ground(clip)
-    maps = depth_maps_of(views, ground, settings)
+    maps = depth_maps_of(list(clip_views(clip, frames, settings.match, movers, settings.mask_margin_m)), ground, settings)
     if not any((depth_map.depth_m > 0).any() for depth_map in maps):
         raise DataError(
             f"{clip.path}: expected pictures that show the scene from different places, found no depth that two of them agree on; "
             "the vehicle may stand still: label the clip without --reconstruct"
         )
-    return assemble(clip, maps, ground, settings, grid or VoxelGrid())
+    return maps
 
 
 def assemble(clip: Clip, maps: list[DepthMap], ground: PathGround, settings: ReconstructionSettings, grid: VoxelGrid) -> Reconstruction:
     """Road, filled depth and carved space from confirmed depth maps."""
-    road = fit_road(*ground_points(maps, ground, settings), ground, settings.road)
-    filled, cells = [], cells_around(clip, grid, settings.carve)
-    for depth_map in maps:
-        filled.append(filled_depth(depth_map, road, ground, settings))
-        carve(cells, depth_map, filled[-1], settings.carve)
+    road = fit_road(*matched_ground(maps, settings), ground, settings.road)
+    filled = [filled_depth(depth_map, road, ground, settings) for depth_map in maps]
+    road = paint_road(road, *shown_ground(maps, filled, road, settings), ground)
+    cells = cells_around(clip, grid, settings.carve)
+    for depth_map, filled_m in zip(maps, filled, strict=True):
+        carve(cells, depth_map, filled_m, road, settings.carve)
     carve_path(cells, clip)
     return Reconstruction(maps, filled, road, static_scene(cells, road, settings.carve))
 
 
-def ground_points(maps: list[DepthMap], ground: PathGround, settings: ReconstructionSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (P, 3), colours (P, 3) and weights (P,) of what lies on the ground; far ones count less."""
-    points, colors, weights = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
+def matched_ground(maps: list[DepthMap], settings: ReconstructionSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 3) and weights (P,) of what was matched on the ground; far ones count less."""
+    points, weights = [np.zeros((0, 3))], [np.zeros(0)]
     for depth_map in maps:
-        rows, columns = np.nonzero(depth_map.is_ground[::2, ::2])
-        found = depth_map.view.points_world(depth_map.depth_m)[::2, ::2][rows, columns]
+        found = depth_map.view.points_world(depth_map.depth_m)[depth_map.is_ground][::2]
         points.append(found)
-        colors.append(depth_map.view.image_rgb[::2, ::2][rows, columns])
-        weights.append(1 / (1 + (np.linalg.norm(found - depth_map.view.center_world, axis=1) / settings.road.trusted_m) ** 2))
+        weights.append(_trust(found, depth_map.view, settings))
+    return np.concatenate(points), np.concatenate(weights)
+
+
+def shown_ground(
+    maps: list[DepthMap], filled: list[np.ndarray], road: RoadGrid, settings: ReconstructionSettings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points (P, 3), colours (P, 3) and weights (P,) of every pixel that shows ground, matched or filled."""
+    points, colors, weights = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
+    for depth_map, filled_m in zip(maps, filled, strict=True):
+        found = depth_map.view.points_world(filled_m)[::2, ::2]
+        above = found[..., 2] - road.height(found[..., :2])
+        pick = (filled_m[::2, ::2] > 0) & depth_map.view.usable[::2, ::2] & (np.abs(above) < settings.carve.ground_margin_m / 2)
+        points.append(found[pick])
+        colors.append(depth_map.view.image_rgb[::2, ::2][pick])
+        weights.append(_trust(found[pick], depth_map.view, settings))
     return np.concatenate(points), np.concatenate(colors).astype(np.float64), np.concatenate(weights)
+
+
+def _trust(points_world: np.ndarray, view: PinholeView, settings: ReconstructionSettings) -> np.ndarray:
+    return 1 / (1 + (np.linalg.norm(points_world - view.center_world, axis=1) / settings.road.trusted_m) ** 2)
 
 
 def filled_depth(depth_map: DepthMap, road: RoadGrid, ground: PathGround, settings: ReconstructionSettings) -> np.ndarray:

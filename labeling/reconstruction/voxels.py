@@ -43,7 +43,7 @@ def static_scene(cells: CellGrid, road: RoadGrid, settings: CarveSettings) -> St
     above = height - ground[..., None]
     filled &= ~(above < settings.ground_margin_m)
     free &= ~(above < 0)
-    known = cv2.morphologyEx(road.known.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((HOLE_CELLS, HOLE_CELLS), np.uint8)) > 0
+    known = cv2.morphologyEx(road.seen.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((HOLE_CELLS, HOLE_CELLS), np.uint8)) > 0
     return StaticScene(cells, filled, free, road, known)
 
 
