@@ -12,6 +12,10 @@ from labeling.reconstruction.ground import PathGround
 from labeling.reconstruction.settings import RoadSettings
 
 NEAR_PATH_M = 8.0
+TONE_SPREAD = np.array([0.08, 0.012, 0.012])
+"""How much logarithm of brightness, share of red and share of green of one surface vary."""
+ALIKE = 6.0
+"""Squared distance, in spreads, within which two tones are alike."""
 ROBUST_M = 0.04
 """Residual of a cell's height at which its weight begins to fall."""
 
@@ -149,16 +153,23 @@ def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray) 
     if len(sample) < 8:
         return path_distance_m < 2.0
     tone = _tone(color)
-    kinds = _tone(sample.reshape(-1, 1, 3)).reshape(-1, 3)[:: max(1, len(sample) // 400)]
-    spread = np.array([0.10, 0.012, 0.012])
+    kinds = _common(_tone(sample))
     nearest = np.full(seen.shape, np.inf)
     for kind in kinds[:: max(1, len(kinds) // 60)]:
-        nearest = np.minimum(nearest, (((tone - kind) / spread) ** 2).sum(-1))
-    alike = ((nearest < 6.0) & seen) | driven
+        nearest = np.minimum(nearest, (((tone - kind) / TONE_SPREAD) ** 2).sum(-1))
+    alike = ((nearest < ALIKE) & seen) | driven
     closed = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     opened = np.maximum(cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), driven.astype(np.uint8))
     _, labels = cv2.connectedComponents(opened, connectivity=4)
     return np.isin(labels, np.unique(labels[driven])) & (opened > 0)
+
+
+def _common(tone: np.ndarray) -> np.ndarray:
+    """The tones (P, 3) whose brightness is frequent: the surface itself, not its markings."""
+    step = np.floor(tone[:, 0] / 0.1).astype(np.int64)
+    step -= step.min()
+    share = np.bincount(step) / len(step)
+    return tone[share[step] >= 0.5 * share.max()]
 
 
 def _tone(color: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from scenes.errors import ConfigError
 class MatchSettings:
     """Depth of one picture from its neighbours in time and space."""
 
-    width_px: int = 704
+    width_px: int = 512
     """Pictures wider than this are shrunk before matching (halved until they fit)."""
     max_field_rad: float = 1.75
     """A lens that sees more than this from left to right is cut into several pinhole views."""
@@ -27,7 +27,7 @@ class MatchSettings:
     """... and the farthest, along the camera's axis."""
     window_px: int = 7
     """Side of the window within which pictures are correlated."""
-    texture: float = 2.5
+    texture: float = 1.5
     """Standard deviation of grey levels below which a window counts as blank."""
     small_step: float = 0.08
     """Cost of a change of one plane between neighbouring pixels ..."""

@@ -39,9 +39,9 @@ def sweep_view(view: PinholeView, others: list[PinholeView], ground: PathGround,
     """The depth of a view from its neighbours (at least one): swept and decided at half size, refined at full size."""
     small, small_others = view.half(), [other.half() for other in others]
     coarse = Matcher(small, small_others[:COARSE_NEIGHBOURS], max(5, settings.window_px - 2), settings.texture)
-    free, height = coarse_seeds(coarse, ground, settings)
-    matcher = Matcher(small, small_others, max(5, settings.window_px - 2), settings.texture)
     expected = ground_depth(small, ground, 0.0, settings.far_m)
+    free, height = coarse_seeds(coarse, expected, settings)
+    matcher = Matcher(small, small_others, max(5, settings.window_px - 2), settings.texture)
     w_free, cost_free = refine(matcher, free, *HALF_STEPS)
     w_ground, cost_ground = refine(matcher, _raised(expected, height, small), *HALF_STEPS)
     soft_free, soft_ground = (cv2.blur(cost, (5, 5)) for cost in (cost_free, np.where(expected > 0, cost_ground, np.float32(BLIND))))
@@ -54,16 +54,15 @@ def sweep_view(view: PinholeView, others: list[PinholeView], ground: PathGround,
     return DepthMap(view, np.where(known, 1 / np.maximum(w, 1e-4), 0).astype(np.float32), cost, on_ground & known)
 
 
-def coarse_seeds(matcher: Matcher, ground: PathGround, settings: MatchSettings) -> tuple[np.ndarray, np.ndarray]:
+def coarse_seeds(matcher: Matcher, expected_m: np.ndarray, settings: MatchSettings) -> tuple[np.ndarray, np.ndarray]:
     """Inverse depth (h, w) of the smoothed sweep, and height over the expected ground (h, w) of the best ground plane."""
     planes = inverse_depths(settings)
     volume = np.stack([matcher.cost(w) for w in planes], axis=-1)
     rows, columns = np.indices(volume.shape[:2])
     heights, height_costs = np.array(settings.ground_heights_m, dtype=np.float32), []
     for height in heights:
-        depth = ground_depth(matcher.view, ground, float(height), settings.far_m)
-        w = 1 / np.where(depth > 0, depth, settings.far_m)
-        cost = np.where(depth > 0, matcher.cost(w.astype(np.float32)), np.float32(BLIND))
+        w = np.maximum(_raised(expected_m, float(height), matcher.view), planes[0])
+        cost = np.where(expected_m > 0, matcher.cost(w), np.float32(BLIND))
         height_costs.append(cv2.blur(cost, (9, 5)))
         level = np.clip(np.searchsorted(planes, w), 1, len(planes) - 1)
         level = level - ((w - planes[level - 1]) < (planes[level] - w))
@@ -78,8 +77,8 @@ def _enlarged(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return cv2.resize(values, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR).astype(np.float32)
 
 
-def _raised(expected_depth: np.ndarray, height_m: np.ndarray, view: PinholeView) -> np.ndarray:
-    """Inverse depth of the ground raised by `height_m` (H, W): a ray reaches it earlier, by the share of the camera's height."""
+def _raised(expected_depth: np.ndarray, height_m: np.ndarray | float, view: PinholeView) -> np.ndarray:
+    """Inverse depth of the ground raised by `height_m` (number or (H, W)): rays reach it earlier, by its share of the camera's height."""
     pose = view.world_from_ego_at_cam
     camera_height = max(float((view.center_world - pose[:3, 3]) @ pose[:3, 2]), 0.3)
     share = np.clip(1 - height_m / camera_height, 0.2, None)
