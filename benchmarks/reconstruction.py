@@ -171,7 +171,7 @@ def lidar_depth(view: PinholeView, points_world: np.ndarray) -> np.ndarray:
     depth = np.full((height, width), np.inf, dtype=np.float32)
     np.minimum.at(depth, (index[inside, 1], index[inside, 0]), z[inside].astype(np.float32))
     nearest = cv2.erode(depth, np.ones((5, 5), np.uint8))
-    return np.where(np.isfinite(depth) & (depth < 1.08 * nearest), depth, 0)
+    return np.where(depth < 1.08 * np.minimum(nearest, 1e6), depth, 0)
 
 
 def add_depths(errors: Errors, found: Reconstruction, exact: list[np.ndarray]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
+from labeling.clip_labels import label_clip
 from labeling.reconstruction.carving import CellGrid
 from labeling.reconstruction.command import reconstruct_layer
 from labeling.reconstruction.consistency import confirmed
@@ -26,11 +27,21 @@ from labeling.reconstruction.settings import (
 from labeling.reconstruction.sweep import DepthMap, semi_global, sweep_view
 from labeling.reconstruction.views import PinholeView, clip_views, hide_boxes, key_frames, pinhole_cameras
 from labeling.reconstruction.voxels import frame_occupancy, static_scene
+from labeling.settings import LabelSettings
 from scenes.boxes import Boxes
 from scenes.clips import Clip, View, write_clip
 from scenes.errors import ConfigError, DataError
 from scenes.geometry import NS_PER_S, Trajectory, rigid_from_parts
-from scenes.layers import OCCUPANCY_CLASS_OFFSET, OCCUPANCY_FREE, OCCUPANCY_OTHER, OCCUPANCY_ROAD, OCCUPANCY_UNKNOWN, VoxelGrid
+from scenes.layers import (
+    OCCUPANCY_CLASS_OFFSET,
+    OCCUPANCY_FREE,
+    OCCUPANCY_OTHER,
+    OCCUPANCY_ROAD,
+    OCCUPANCY_UNKNOWN,
+    LabelLayer,
+    VoxelGrid,
+    write_layer,
+)
 from scenes.rigs import Rig, ego_from_cam_looking, fisheye_camera, pinhole_camera
 
 FLAT = PathGround(np.array([[0.0, 0.0, 0.0], [5.0, 0.0, 0.0]]), np.array([[0.0, 0.0, 1.0]] * 2), KDTree(np.array([[0.0, 0.0], [5.0, 0.0]])))
@@ -263,6 +274,20 @@ def test_a_clip_is_reconstructed_into_a_layer(tmp_path):
     x = np.frombuffer(body, dtype=np.dtype([("xyz", "<f8", 3), ("rgb", "u1", 3)]))["xyz"][:, 0]
     assert np.median(np.abs(x - 8.0)) < 0.1
     assert (clip.path / "labeling" / "auto@scene" / "reconstruction" / "mesh.ply").stat().st_size > 1000
+
+
+def test_a_labeling_job_reconstructs_once(tmp_path):
+    """With `reconstruct` the written layer has voxels; the second run reuses the stage."""
+    clip = wall_clip(tmp_path / "wall")
+    box = Boxes.make([[5.0, -3.0, 0.8, 1.0, 1.0, 1.6, 0.0, 0.0, 0.0]], [0], track_id=[0], score=[0.9])
+    write_layer(clip.path, LabelLayer("model@x", dict.fromkeys(range(3), box)))
+    scene = replace(ReconstructionSettings(), match=MATCH, every_s=0.0, every_m=0.1)
+    settings = LabelSettings("auto@job", evidence="model@x", pictures=False, reconstruct=True, reconstruction=scene)
+    first = {stage.name: stage for stage in label_clip(clip.path, settings)}
+    assert first["reconstruction"].counts["views"] == 3 and not first["reconstruction"].reused
+    occupancy = clip.layer("auto@job").occupancy(1)
+    assert occupancy is not None and occupancy.state[45, 37, 3] == OCCUPANCY_CLASS_OFFSET
+    assert {stage.name: stage.reused for stage in label_clip(clip.path, settings)}["reconstruction"]
 
 
 def test_a_clip_without_parallax_says_so(tiny_clip_path):
