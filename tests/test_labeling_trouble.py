@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from rich.console import Console
 
 from labeling import layer_stage
@@ -96,6 +98,16 @@ def test_evidence_of_another_clip_fails_alone(clips):
     far = {i: Boxes.make([[70_000, 0, 0, 4, 2, 1, 0, 0, 0]], [0]) for i in range(4)}
     write_layer(clips[1], LabelLayer("model@x", far), replace=True)
     assert "around the ego vehicle, got them 69" in failure_beside_good_ones(clips, settings)
+
+
+def test_a_detector_file_with_other_outputs_is_one_sentence_a_clip(clips, tmp_path):
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 64, 64]) for name in ("images", "picture")]
+    graph = helper.make_graph([helper.make_node("Identity", ["images"], ["picture"])], "no detector", value[:1], value[1:])
+    path = tmp_path / "other.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    report = run_job(clips, LabelSettings("auto@cold", detector=path, pictures=False), 1, QUIET)
+    assert all("other.onnx" in outcome.failure and "error of ours" not in outcome.failure for outcome in report.outcomes)
+    assert not any("auto@cold" in Clip.open(clip).layer_names for clip in clips)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(clips, monkeypatch):
