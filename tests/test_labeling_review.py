@@ -236,7 +236,31 @@ def test_the_queue_puts_the_unsure_the_rare_the_near_and_the_disputed_first(tiny
     assert queue[2].unsure == pytest.approx(4 * 0.9 * 0.1)
     sees = LabelLayer("model@m", {0: Boxes.make([[4.5, 0, 0, 4, 2, 1, 0, 0, 0]], [1])})
     assert [e.disagreement for e in clip_entries(tiny_clip, labels, sees)] == [2.0, 1.0, 2.0, 1.0]
+    also = LabelLayer("model@m", {0: Boxes.make([[4.5, 0, 0, 4, 2, 1, 0, 0, 0], [20, 9, 0, 4, 2, 1, 0, 0, 0]], [1, 0], [7, 8], [0.9, 0.6])})
+    assert [e.track_id for e in clip_entries(tiny_clip, labels, also) if e.suggested] == [8]
     assert share_unseen(np.array([0]), labels.boxes_world[0].select([0]), LabelLayer("model@m")) == 0.0
+
+
+def test_what_the_model_sees_and_the_labels_lack_is_suggested_and_needs_a_yes(clip_path, tmp_path):
+    place = [[-12.0, 4.0, 0.8, 4, 2, 1.6, 0, 0, 0]]
+    seen = {frame: Boxes.make(place, [CAR], [3], [0.8]) for frame in (1, 2)}
+    write_layer(clip_path, LabelLayer("model@deployed", seen))
+    assert export_queue(Export((clip_path,), LAYER, tmp_path / "pkg", model="model@deployed")) == 0
+    import_package(tmp_path / "pkg", [clip_path])
+    assert (clip_path / "layers/human/boxes.parquet").read_bytes() == (clip_path / "layers" / LAYER / "boxes.parquet").read_bytes()
+
+    def agree(items):
+        for item in items:
+            for a in item["annotations"]:
+                if a["attributes"]["surround_track"] == "model 3":
+                    a["attributes"]["verdict"] = "right"
+
+    change_cuboids(tmp_path / "pkg", agree)
+    (result,) = import_package(tmp_path / "pkg", [clip_path])
+    assert result.counts["added"] == 2
+    human = Clip.open(clip_path).layer("human")
+    new = human.boxes_world[1].select(human.boxes_world[1].track_id == 2)
+    assert new.box[0, :3] == pytest.approx(place[0][:3])
 
 
 def test_what_is_packed_is_what_cvat_reads(package):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labeling.review.corrections import COUNTS, import_package
-from labeling.review.package import write_package
+from labeling.review.package import track_name, write_package
 from labeling.review.queue import QueueEntry, clip_entries, ranked_queue
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ class Export:
     out: Path = Path("review")
     """The package's folder (new)."""
     model: str | None = None
-    """A layer of the deployed model: tracks that it does not see come earlier."""
+    """A layer of the deployed model: tracks that it does not see come earlier, and its own that the labels lack are suggested."""
     tracks: int = 100
     """How many tracks of the queue to pack."""
     audit: float = 0.02
@@ -82,7 +82,7 @@ def print_queue(console: Console, queue: list[QueueEntry], rows: int = 15) -> No
     table = Table("clip", "track", "class", "frames", "unsure", "rare", "near", "disagreement", "priority")
     for entry in queue[:rows]:
         parts = (entry.unsure, entry.rare, entry.near, entry.disagreement, entry.priority)
-        cells = (Path(entry.clip).name, str(entry.track_id), entry.class_name, str(len(entry.frames)))
+        cells = (Path(entry.clip).name, track_name(entry.track_id, entry.suggested), entry.class_name, str(len(entry.frames)))
         table.add_row(*cells, *(f"{value:.2f}" for value in parts))
     console.print(table)
     ranked, audit = (sum(entry.why == why for entry in queue) for why in ("ranked", "audit"))

@@ -100,7 +100,7 @@ def _import_clip(package: Path, header: dict, packed: dict, path: Path, result: 
     result.notes += [f"{packed['clip']}: {note}" for note in edits.notes]
     base, same_version = _base_layer(clip, header["layer"], packed["layer_hash"])
     exported = read_json(folder / "exported.json")["cuboids"]
-    home = {int(values["track"]): int(values["track"]) for values in exported}
+    home = {int(values["track"]): int(values["track"]) for values in exported if values["track"].isdigit()}
     if not same_version:
         result.notes.append(
             f"{packed['clip']}: layer {base.name!r} is not the version that was exported; tracks are found again by their places"
@@ -153,6 +153,8 @@ def _found_again(clip: Clip, layer: LabelLayer, exported: list[dict]) -> dict[in
     """Track as exported to the track of another version of the layer that lies in the same places; those that have none are left out."""
     places: dict[int, dict[int, np.ndarray]] = {}
     for values in exported:
+        if not values["track"].isdigit():
+            continue
         center_ego = np.append(values["box_ego"][:3], 1.0)
         center_world = clip.frames[values["frame"]].world_from_ego @ center_ego
         places.setdefault(int(values["track"]), {})[values["frame"]] = center_world[:2]

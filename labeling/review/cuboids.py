@@ -19,6 +19,8 @@ SUBSET = "annotations/default.json"
 TRACK_ATTRIBUTE = "surround_track"
 VERDICT_ATTRIBUTE = "verdict"
 WHY_ATTRIBUTE = "why"
+SUGGESTION = "model "
+"""How the names of suggested tracks begin; they count only if a reviewer says that they are right."""
 VERDICTS = ("unseen", "right", "wrong", "ignore", "track_right", "track_wrong")
 """What a reviewer may say about a box (or, with `track_`, about its whole track)."""
 

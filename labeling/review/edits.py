@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from labeling.review.cuboids import VERDICTS, Cuboid
+from labeling.review.cuboids import SUGGESTION, VERDICTS, Cuboid
 from labeling.review.rectangles import Rectangle
 
 SAME = 0.006
@@ -59,7 +59,7 @@ class Seen:
 
 def edits_of(given: Seen, back: Seen) -> Edits:
     """The difference between what was given out and what came back, in clouds and in pictures."""
-    before = {(cuboid.track, cuboid.frame): cuboid for cuboid in given.cuboids}
+    before = {(cuboid.track, cuboid.frame): cuboid for cuboid in given.cuboids if not cuboid.track.startswith(SUGGESTION)}
     tracks = {int(track): TrackEdits() for track, _ in before}
     votes: dict[int, Counter] = {track: Counter() for track in tracks}
     notes: list[str] = []
@@ -90,6 +90,8 @@ def _sorted_back(
             notes.append(f"track {cuboid.track} has two cuboids in frame {cuboid.frame}; the first one counts")
         elif key in given:
             after[key] = cuboid
+        elif cuboid.track.startswith(SUGGESTION) and cuboid.verdict not in ("right", "track_right"):
+            continue
         else:
             new.setdefault(cuboid.track or f"unnamed {len(new)}", []).append(cuboid)
     return after, new

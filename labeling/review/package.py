@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from labeling.review.clouds import cloud_of_frame
-from labeling.review.cuboids import Cuboid, frame_name, label_definitions, pcd_bytes, write_cuboids, write_zip
+from labeling.review.cuboids import SUGGESTION, Cuboid, frame_name, label_definitions, pcd_bytes, write_cuboids, write_zip
 from labeling.review.queue import CONTEXT, QueueEntry
 from labeling.review.rectangles import picture_name, rectangles_of, write_rectangles
 from labeling.stages import file_hash, hash_of
@@ -29,6 +29,7 @@ from scenes.atomic import atomic_folder, write_json
 from scenes.boxes import CLASS_NAMES, Boxes
 from scenes.clips import Clip
 from scenes.errors import DataError
+from scenes.layers import LabelLayer
 
 REVIEW_SCHEMA_VERSION = 1
 
@@ -45,10 +46,10 @@ def clip_hash(clip_path: Path) -> str:
 
 def write_package(out: Path, queue: list[QueueEntry], layer: str, settings: dict) -> list[str]:
     """Writes the package atomically; returns one sentence for each clip that could not be packed. `settings` are kept for people."""
-    chosen: dict[str, dict[int, str]] = {}
+    chosen: dict[str, dict[str, str]] = {}
     for entry in queue:
         if entry.why:
-            chosen.setdefault(entry.clip, {})[entry.track_id] = entry.why
+            chosen.setdefault(entry.clip, {})[track_name(entry.track_id, entry.suggested)] = entry.why
     frames = {clip: sorted({f for e in queue if e.clip == clip and e.why for f in e.frames}) for clip in chosen}
     troubles: list[str] = []
     with atomic_folder(out) as folder:
@@ -56,7 +57,8 @@ def write_package(out: Path, queue: list[QueueEntry], layer: str, settings: dict
         for path, tracks in sorted(chosen.items()):
             name = f"{len(packed):04d}_{Path(path).name}"
             try:
-                packed.append({"folder": name, **_pack_clip(folder / name, Clip.open(path), layer, tracks, frames[path])})
+                about = _pack_clip(folder / name, Clip.open(path), layer, settings["model"], tracks, frames[path])
+                packed.append({"folder": name, **about})
             except DataError as error:
                 troubles.append(str(error))
         rows = [{**asdict(entry), "priority": entry.priority} for entry in queue]
@@ -74,14 +76,20 @@ def json_text(values: object) -> str:
     return json.dumps(values, indent=1) + "\n"
 
 
-def _pack_clip(folder: Path, clip: Clip, layer_name: str, tracks: dict[int, str], frames: list[int]) -> dict:
-    layer = clip.layer(layer_name)
+def track_name(track_id: int, suggested: bool) -> str:
+    """What a track is called in CVAT."""
+    return f"{SUGGESTION}{track_id}" if suggested else str(track_id)
+
+
+def _pack_clip(folder: Path, clip: Clip, layer_name: str, model_name: str | None, tracks: dict[str, str], frames: list[int]) -> dict:
+    layer, model = clip.layer(layer_name), clip.layer(model_name) if model_name else LabelLayer("")
     folder.mkdir()
     cuboids, rectangles, pictures, files_2d, files_3d = [], [], [], {}, {}
     for frame in frames:
         boxes_ego = clip.boxes_ego(layer, frame) or Boxes.empty()
-        why = [tracks.get(track, CONTEXT) for track in boxes_ego.track_id.tolist()]
-        cuboids += _cuboids(frame, boxes_ego, why)
+        why = [tracks.get(track_name(track, False), CONTEXT) for track in boxes_ego.track_id.tolist()]
+        cuboids += _cuboids(frame, boxes_ego, why, suggested=False)
+        cuboids += _suggestions(frame, clip.boxes_ego(model, frame) or Boxes.empty(), tracks)
         rectangles += rectangles_of(clip, frame, boxes_ego, why)
         files_3d[f"pointcloud/{frame_name(frame)}.pcd"] = pcd_bytes(*cloud_of_frame(clip, layer, frame))
         for camera, (data, width, height) in _pictures(clip, frame).items():
@@ -96,12 +104,20 @@ def _pack_clip(folder: Path, clip: Clip, layer_name: str, tracks: dict[int, str]
     exported = {"cuboids": [asdict(c) for c in cuboids], "rectangles": [asdict(r) for r in rectangles], "frames": frames}
     write_json(folder / "exported.json", exported)
     identity = {"layer_hash": layer_hash(clip.path, layer_name), "clip_hash": clip_hash(clip.path)}
-    return {"clip": clip.path.name, **identity, "tracks": {str(k): why for k, why in tracks.items()}, "frames": frames}
+    return {"clip": clip.path.name, **identity, "tracks": tracks, "frames": frames}
 
 
-def _cuboids(frame: int, boxes_ego: Boxes, why: list[str]) -> list[Cuboid]:
-    rows = zip(boxes_ego.track_id.tolist(), boxes_ego.class_id.tolist(), boxes_ego.box[:, :7].tolist(), why, strict=True)
-    return [Cuboid(frame, str(track), CLASS_NAMES[kind], tuple(box), why=reason) for track, kind, box, reason in rows]
+def _cuboids(frame: int, boxes_ego: Boxes, why: list[str], suggested: bool) -> list[Cuboid]:
+    names = [track_name(track, suggested) for track in boxes_ego.track_id.tolist()]
+    rows = zip(names, boxes_ego.class_id.tolist(), boxes_ego.box[:, :7].tolist(), why, strict=True)
+    return [Cuboid(frame, name, CLASS_NAMES[kind], tuple(box), why=reason) for name, kind, box, reason in rows]
+
+
+def _suggestions(frame: int, boxes_ego: Boxes, tracks: dict[str, str]) -> list[Cuboid]:
+    """The deployed model's boxes of the tracks that were chosen from its layer."""
+    why = [tracks.get(track_name(track, True), "") for track in boxes_ego.track_id.tolist()]
+    mine = np.array([reason != "" for reason in why], dtype=bool)
+    return _cuboids(frame, boxes_ego.select(mine), [reason for reason in why if reason], suggested=True)
 
 
 def _pictures(clip: Clip, frame: int) -> dict[str, tuple[bytes, int, int]]:

@@ -13,6 +13,8 @@ NEAR_M = 10.0
 """At this distance from the ego path a track counts half as much as on it."""
 SAME_PLACE_M = 2.0
 """A model that has a box of the same kind within this distance agrees."""
+SURE_SCORE = 0.4
+"""A model's track with such a box, where the labels have nothing, is suggested to the reviewers."""
 RANKED = "ranked"
 AUDIT = "audit"
 CONTEXT = "context"
@@ -38,6 +40,8 @@ class QueueEntry:
     """1 + share of its frames in which the deployed model sees nothing of its kind there; 1 without a model."""
     why: str = ""
     """`ranked`, `audit`, or "" for the tracks that nobody needs to look at."""
+    suggested: bool = False
+    """A track of the deployed model's layer of which the labels know nothing."""
 
     @property
     def priority(self) -> float:
@@ -52,7 +56,7 @@ def tracks_of(layer: LabelLayer) -> dict[int, tuple[np.ndarray, Boxes]]:
     frame = np.repeat(np.array(indices, dtype=np.int64), [len(layer.boxes_world[i]) for i in indices])
     order = np.lexsort((frame, boxes_world.track_id))
     ids, first = np.unique(boxes_world.track_id[order], return_index=True)
-    rows = np.split(order, first[1:])
+    rows = np.split(order, first[1:]) if len(ids) else []
     return {int(track): (frame[mine], boxes_world.select(mine)) for track, mine in zip(ids, rows, strict=True) if track >= 0}
 
 
@@ -67,7 +71,22 @@ def clip_entries(clip: Clip, layer: LabelLayer, model: LabelLayer | None) -> lis
         kind = CLASS_NAMES[boxes_world.class_id[0]]
         near = float(1 / (1 + aside_m / NEAR_M))
         entries.append(QueueEntry(str(clip.path), track_id, kind, tuple(frames.tolist()), unsure, 1.0, near, disagreement))
+    if model is not None:
+        known = replace(layer, boxes_world={frame: layer.boxes_world.get(frame, Boxes.empty()) for frame in model.boxes_world})
+        entries += [replace(entry, suggested=True) for entry in clip_entries(clip, missing_from(known, model), None)]
+        entries = [replace(entry, disagreement=2.0) if entry.suggested else entry for entry in entries]
     return entries
+
+
+def missing_from(known: LabelLayer, model: LabelLayer) -> LabelLayer:
+    """The model's tracks that it is sure of in some frame and that lie where the labels have nothing of their kind, mostly."""
+    missed = {
+        track
+        for track, (frames, boxes_world) in tracks_of(model).items()
+        if boxes_world.score.max() >= SURE_SCORE and share_unseen(frames, boxes_world, known) > 0.5
+    }
+    kept = {frame: boxes.select(np.isin(boxes.track_id, sorted(missed))) for frame, boxes in model.boxes_world.items()}
+    return replace(model, boxes_world=kept)
 
 
 def share_unseen(frames: np.ndarray, boxes_world: Boxes, model: LabelLayer) -> float:
