@@ -1,13 +1,17 @@
 """Does the runner drive on for 10,000 steps without torch? Own environment, cameras that die, come late, double, send NaN.
 
-    python -m benchmarks.onnx_runner                       # makes a venv with numpy and onnxruntime alone, runs FILE in it
-    python -m benchmarks.onnx_runner --file car.onnx --steps 2000
+    python -m benchmarks.onnx_runner                      # 10,000 steps of a small network (nano's operators, 32x64 pictures, no voxels)
+    python -m benchmarks.onnx_runner --real --steps 1000  # the shipped nano at its own size, pictures of 540x960 to be shrunk
+    python -m benchmarks.onnx_runner --file car.onnx
 
-Printed: packages of the environment, steps, dropped pictures, resident memory after a tenth and at the end, p50/p90/p99/max per stage.
-Exit status 1 if memory grew by more than 5 %, an output was not finite, or the state was poisoned.
+A virtual environment with numpy and onnxruntime alone is made (pip, versions of constraints.txt); the drive runs inside it. Printed: what
+is not installed, what was dropped, memory, p50/p90/p99/max per stage. Exit status 1 if memory grew by more than 2 % after a tenth of
+the steps, an output was not finite, a state was poisoned, a step was lost, or the runner answers otherwise than a new one afterwards.
 """
 
 import argparse
+import gc
+import importlib.util
 import json
 import os
 import resource
@@ -19,11 +23,14 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 MS = 1_000_000
+ABSENT = ("torch", "cv2", "onnx", "scipy", "pyarrow")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--file", type=Path, help="an exported graph; default: a small random nano is exported")
+    """Exports, makes the environment, drives in it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", type=Path, help="an exported graph; default: a small random network is exported")
+    parser.add_argument("--real", action="store_true", help="export and drive the shipped nano")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -31,34 +38,40 @@ def main() -> int:
     if arguments.inside:
         return drive(arguments.file, arguments.steps, arguments.threads)
     with TemporaryDirectory() as folder:
-        file = (arguments.file or small_file(Path(folder))).resolve()
+        file = (arguments.file or exported(Path(folder), arguments.real)).resolve()
         python = bare_environment(Path(folder) / "env")
         command = [str(python), "-m", "benchmarks.onnx_runner", "--inside", "--file", str(file), "--steps", str(arguments.steps)]
-        return subprocess.run([*command, "--threads", str(arguments.threads)], cwd=ROOT, check=False).returncode
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run([*command, "--threads", str(arguments.threads)], cwd=ROOT, env=environment, check=False).returncode
 
 
-def small_file(folder: Path) -> Path:
-    """nano's kinds of operators at a size that makes 10,000 steps bearable."""
+def exported(folder: Path, real: bool) -> Path:
+    """The shipped nano, or nano's kinds of operators at a size that makes 10,000 steps bearable."""
     from dataclasses import replace
 
-    from export.networks import random_network
+    from export.networks import load_network, random_network
     from export.onnx_graph import export_model
     from fusion.config import nano
 
+    path = folder / "graph.onnx"
+    if real:
+        network = load_network("nano", None, "gridsample")
+        export_model(network.model, network.config, path)
+        return path
     config = nano()
     query = replace(config.query, num_layers=1, new_queries=20, memory_slots=12)
-    small = replace(
-        config, name="nano-small", input_hw=(32, 64), sampler="gridsample", query=query, bev=replace(config.bev, encoder_blocks=1)
-    )
-    export_model(random_network(small), small, folder / "small.onnx")
-    return folder / "small.onnx"
+    grid, bev = replace(config.grid, cell_m=4.0, cells_x=16, cells_y=16), replace(config.bev, encoder_blocks=1)
+    small = replace(config, name="nano-small", input_hw=(32, 64), sampler="gridsample", grid=grid, query=query, bev=bev, occupancy=False)
+    export_model(random_network(small), small, path)
+    return path
 
 
 def bare_environment(folder: Path) -> Path:
     """A virtual environment with numpy and onnxruntime; its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "numpy", "onnxruntime"], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*pip, "numpy", "onnxruntime"], check=True)
     return python
 
 
@@ -72,71 +85,123 @@ def drive(file: Path, steps: int, threads: int) -> int:
     """The drive itself; runs inside the bare environment."""
     import numpy as np
 
-    from export.feed import StepFeed, StepPacker
-    from export.runner import OnnxNetwork, StreamRunner
+    from export.live import LiveRunner
+    from export.runner import OnnxNetwork
     from scenes.rigs import default_rig
 
-    absent = [name for name in ("torch", "cv2", "onnx") if not _importable(name)]
+    here = [name for name in ABSENT if importlib.util.find_spec(name) is not None]
     network = OnnxNetwork(file, threads=threads)
-    height, width = network.manifest.input_hw
-    rig = default_rig(height, width)
-    packer, runner = StepPacker(rig.cameras, network.manifest.input_hw), StreamRunner(network)
-    feed = StepFeed(rig.names, period_s=0.1, deadline_s=0.05)
-    random = np.random.default_rng(0)
-    pool = random.integers(0, 255, (16, height, width, 3), dtype=np.uint8)
-    times: dict[str, list[float]] = {"feed + preprocess": [], "network": [], "total": []}
-    memory, finite, late = [], True, []
+    real_size = network.manifest.input_hw[0] >= 96
+    rig = default_rig(540, 960) if real_size else default_rig(*network.manifest.input_hw)
+    height, width = rig.cameras[0].height_px, rig.cameras[0].width_px
+    pool = np.random.default_rng(0).integers(0, 255, (4, height, width, 3), dtype=np.uint8)
+    live = LiveRunner(network, rig.cameras, period_s=0.1, deadline_s=0.05)
+    times: dict[str, list[float]] = {"preprocess": [], "network": [], "read-out": [], "total": []}
+    memory, finite, notes = [], True, 0
+    deliveries = Deliveries(rig.names, pool)
+    print(
+        f"{file.name}: {network.manifest.variant} {network.manifest.input_hw}, {len(rig)} cameras of {height}x{width}; installed of "
+        f"{', '.join(ABSENT)}: {', '.join(here) or 'none'}; onnxruntime, {threads} thread(s), load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
     for k in range(steps):
         stamp = 100 * MS * (k + 1)
+        deliveries.push(live, k, stamp)
+        start = time.perf_counter()
+        step = live.poll(stamp + 60 * MS)
+        total = time.perf_counter() - start
+        if step is not None:
+            raw = step.result.raw
+            finite &= all(bool(np.isfinite(raw[name]).all()) for name in ("boxes", "scores", "velocities", "flow") if name in raw)
+            notes += len(step.notes)
+            for name, seconds in (("preprocess", step.preprocess_s), ("network", step.result.network_s), ("total", total)):
+                times[name].append(seconds)
+            times["read-out"].append(step.result.readout_s)
+        if k % 100 == 99:
+            memory.append(resident_mb())
+    same = answers_like_a_new_one(live, LiveRunner(network, rig.cameras, 0.1, 0.05), rig.names, pool, 100 * MS * (steps + 100))
+    counters = live.counters()
+    expected = steps - deliveries.silent_steps
+    print(json.dumps({**counters, "cameras_not_alive": notes, "reset_reasons": live.runner.counters.reasons}))
+    print(
+        f"{len(times['total'])} steps computed of {expected} in which a camera delivered; outputs finite: {finite}; like a new one: {same}"
+    )
+    settled = memory[max(0, len(memory) // 10 - 1)]
+    print(f"memory after a tenth {settled:.1f} MB, largest later {max(memory):.1f} MB, at the end {memory[-1]:.1f} MB")
+    for name, values in times.items():
+        ms = np.array(values[min(20, len(values) // 10) :]) * 1e3
+        p50, p90, p99 = np.percentile(ms, (50, 90, 99))
+        print(f"{name:11} p50 {p50:7.2f}  p90 {p90:7.2f}  p99 {p99:7.2f}  max {ms.max():7.2f} ms   p99/p50 {p99 / p50:.2f}")
+    lost = expected - len(times["total"])
+    good = finite and same and not here and lost == 0 and memory[-1] <= 1.02 * settled
+    return 0 if good and counters["poisoned_states"] == 0 and counters["refused_steps"] == 0 else 1
+
+
+class Deliveries:
+    """What eight cameras and an odometer send in a bad week."""
+
+    def __init__(self, names: tuple[str, ...], pool) -> None:
+        import numpy as np
+
+        self.names, self.pool = names, pool
+        self.random = np.random.default_rng(1)
+        self.late: list = []
+        self.nan = np.full(pool[0].shape, np.nan)
+        self.silent_steps = 0
+        """Steps in which no camera at all delivered."""
+
+    def push(self, live, k: int, stamp: int) -> None:
+        """Everything that arrives before the deadline of step k."""
+        import numpy as np
+
         world_from_ego = np.eye(4)
         world_from_ego[0, 3] = 0.8 * k
-        feed.push_pose(stamp if k % 97 else 0, world_from_ego if k % 53 else world_from_ego * np.nan)
-        for camera, at, image in late:
-            feed.push(camera, at, image)
-        late = []
-        for row, camera in enumerate(rig.names):
-            image = pool[(k * 7 + row) % 16]
+        live.push_pose(stamp if k % 97 else 0, world_from_ego if k % 53 else world_from_ego * np.nan)
+        for camera, at, image in self.late:  # what was held up in the step before, out of order
+            live.push_image(camera, at, image)
+        self.late = []
+        if k % 500 in (250, 251, 252):
+            self.silent_steps += 1
+            return  # every camera silent for 0.3 s
+        for row, camera in enumerate(self.names):
+            image, at = self.pool[(k + row) % len(self.pool)], stamp + int(self.random.integers(-30, 31)) * MS
             if row == 2 and (k // 100) % 3 == 1:
-                continue  # dead for a while, then back
+                continue  # dead for ten seconds, then back
             if row == 3 and k % 11 == 0:
-                image = image.astype(np.float64) * np.nan
-            at = stamp + int(random.integers(-30, 31)) * MS
+                image = self.nan
             if row == 4 and k % 7 == 0:
-                late.append((camera, at, image))  # delivered one step late, out of order
+                self.late.append((camera, at, image))
                 continue
-            feed.push(camera, at if row != 5 or k % 13 else at + 10**15, image)
-        start = time.perf_counter()
-        ready = feed.poll(stamp + 60 * MS)
-        if ready is None:
-            continue
-        inputs, _ = packer.pack(ready.reference_ns, ready.pictures, ready.world_from_ego)
-        packed = time.perf_counter()
-        result = runner.step(ready.reference_ns, inputs, ready.world_from_ego)
-        done = time.perf_counter()
-        finite &= bool(np.isfinite(result.raw["boxes"]).all() and np.isfinite(result.raw["scores"]).all())
-        for name, seconds in (("feed + preprocess", packed - start), ("network", result.network_s), ("total", done - start)):
-            times[name].append(seconds)
-        if k in (steps // 10, steps - 1):
-            memory.append(resident_mb())
-    memory.append(resident_mb())
-    counters = {**vars(feed.counters), "steps": runner.counters.steps, "resets": runner.counters.resets}
-    counters |= {"poisoned_states": runner.counters.poisoned_states, "refused_steps": runner.counters.refused_steps}
-    provider = network.session.get_providers()[0]
-    print(f"not installed: {', '.join(absent)}; {provider}, {threads} thread(s), load {os.getloadavg()[0]:.1f}")
-    print(json.dumps(counters))
-    print(f"memory after a tenth {memory[0]:.0f} MB, at the end {memory[-1]:.0f} MB; all outputs finite: {finite}")
-    for name, values in times.items():
-        ms = np.array(values) * 1e3
-        p50, p90, p99 = np.percentile(ms, (50, 90, 99))
-        print(f"{name:18} p50 {p50:.2f}  p90 {p90:.2f}  p99 {p99:.2f}  max {ms.max():.2f} ms   p99/p50 {p99 / p50:.2f}")
-    flat = memory[-1] <= 1.05 * memory[0]
-    return 0 if finite and flat and runner.counters.poisoned_states == 0 else 1
+            if row == 5 and k % 13 == 0:
+                at += 10**15  # its clock is broken
+            if row == 6 and k % 17 == 0:
+                image = image[:7]  # half a picture
+            if row == 7 and k % 19 == 0:
+                live.push_image(camera, at, image)  # twice
+            live.push_image(camera, at, image)
+        if k % 23 == 0:
+            live.push_image("nobody", stamp, self.pool[0])
+            live.push_image(self.names[0], float("nan"), self.pool[0])
+        if k % 1000 == 999:
+            gc.collect()
 
 
-def _importable(name: str) -> bool:
-    import importlib.util
+def answers_like_a_new_one(used, new, names: tuple[str, ...], pool, start_ns: int) -> bool:
+    """After a pause longer than the manifest allows, both must say the same of five clean steps, bit by bit."""
+    import numpy as np
 
-    return importlib.util.find_spec(name) is not None
+    for k in range(5):
+        stamp, answers = start_ns + 100 * MS * k, []
+        for live in (used, new):
+            live.push_pose(stamp, np.eye(4))
+            for _ in range(2):  # the first pictures after a pause tell the feed that the clock jumped
+                for row, camera in enumerate(names):
+                    live.push_image(camera, stamp, pool[row % len(pool)])
+            step = live.poll(stamp + 60 * MS)
+            answers.append(step.result.raw if step else {})
+        if not answers[0] or any(not np.array_equal(answers[0][name], answers[1][name]) for name in answers[0]):
+            return False
+    return True
 
 
 if __name__ == "__main__":

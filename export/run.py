@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from scenes.layers import LabelLayer, write_layer
 from scenes.packing import resize_and_crop
 
 STAGES = ("decode", "preprocess", "encoder", "fusion", "network", "read-out")
-"""A whole graph has the stage `network`, a split one `encoder` and `fusion`."""
+"""`network` is a whole graph that runs as one; in two parts it is `encoder` and `fusion`."""
 
 
 @dataclass
@@ -57,6 +58,7 @@ def run_clip(
     clips: Annotated[list[Path], tyro.conf.Positional],
     layer: str = "model@onnx",
     encoder: Path | None = None,
+    whole: bool = False,
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "cpu",
     threads: int | None = None,
     min_score: float = 0.01,
@@ -68,6 +70,7 @@ def run_clip(
         file: An ONNX file written by `surround4d export`.
         clips: Clip folders, or folders of them.
         encoder: The encoder part, where FILE is the fusion part of a split graph.
+        whole: Run a whole graph as one; by default it is cut in memory, so that encoder and fusion are timed each for itself.
         layer: Name of the label layer to write; must begin with model@.
         provider: Where onnxruntime computes.
         threads: Threads of onnxruntime; default all cores.
@@ -76,7 +79,8 @@ def run_clip(
     """
     if not layer.startswith("model@"):
         raise ConfigError(f"layer: expected a name that begins with model@, got {layer!r}; rename it")
-    network = open_network(file, encoder, provider, threads)
+    opened = open_network(file, encoder, provider, threads)
+    network = opened if whole or isinstance(opened, SplitNetwork) else in_parts(opened, provider, threads)
     times, failed = StageTimes(), 0
     console = Console(highlight=False)
     for path in find_clips(clips):
@@ -97,6 +101,24 @@ def open_network(file: Path, encoder: Path | None = None, provider: str = "cpu",
         return OnnxNetwork(file, provider, threads)
     parts = OnnxNetwork(encoder, provider, threads, part="encoder"), OnnxNetwork(file, provider, threads, part="fusion")
     return SplitNetwork(*parts)
+
+
+def in_parts(network: OnnxNetwork, provider: str = "cpu", threads: int | None = None) -> OnnxNetwork | SplitNetwork:
+    """A whole graph cut in two in memory; the graph itself where it has no camera network to cut off."""
+    from export.lint import read_onnx  # onnx is needed for cutting alone
+    from export.split import boundary_tensors, split_graph
+
+    proto = read_onnx(network.path)
+    if not boundary_tensors(proto):
+        return network
+    with TemporaryDirectory() as folder:
+        paths = (Path(folder) / "encoder.onnx", Path(folder) / "fusion.onnx")
+        for path, part in zip(paths, split_graph(proto, str(network.path)), strict=True):
+            path.write_bytes(part.SerializeToString())
+        parts = [OnnxNetwork(path, provider, threads, part=path.stem) for path in paths]
+    split = SplitNetwork(*parts)
+    split.path = network.path
+    return split
 
 
 def stream_clip(

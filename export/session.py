@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from onnxruntime import OrtValue
 
 from export.manifest import MANIFEST_KEY, Manifest, TensorSpec, check_beside
 from scenes.errors import ConfigError, DataError
+
+Tensor = np.ndarray | OrtValue
+"""What a graph takes: an array, or a value that lies on the device already."""
 
 ORT_TYPES = {
     "tensor(float)": "float32",
@@ -90,18 +94,18 @@ class OnnxNetwork:
         check_beside(self.path, manifest)
         return manifest
 
-    def empty_state(self) -> dict[str, onnxruntime.OrtValue]:
+    def empty_state(self) -> dict[str, OrtValue]:
         """The memory before the first step of a drive, on the session's device."""
         return {name: self._value(array) for name, array in initial_state(self.manifest).items()}
 
-    def _value(self, array: np.ndarray) -> onnxruntime.OrtValue:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
+    def _value(self, array: np.ndarray) -> OrtValue:
+        return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
 
-    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, onnxruntime.OrtValue]:
+    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, OrtValue]:
         """A state made from arrays by input name, on the session's device."""
         return {name: self._value(arrays[name]) for name in self.state_inputs}
 
-    def check(self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+    def check(self, inputs: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Refuses missing, surplus or wrongly shaped inputs, and a state that is not complete, with one sentence (`DataError`)."""
         missing = [n for n in self.state_inputs if n not in state]
         if missing:
@@ -112,29 +116,46 @@ class OnnxNetwork:
             raise DataError(f"{self.path}: inputs missing: {absent or 'none'}, unknown: {surplus or 'none'}; the manifest lists the names")
         cameras: int | None = None
         for spec in self.step_inputs:
-            array = inputs[spec.name]
-            if str(array.dtype) != spec.dtype:
-                raise DataError(f"{self.path}: input {spec.name!r} must be {spec.dtype}, got {array.dtype}; convert it")
-            cameras = _check_shape(spec, array.shape, cameras, self.path)
+            dtype, shape = _dtype_and_shape(inputs[spec.name])
+            if dtype != spec.dtype:
+                raise DataError(f"{self.path}: input {spec.name!r} must be {spec.dtype}, got {dtype}; convert it")
+            cameras = _check_shape(spec, shape, cameras, self.path)
+        for spec in (self.manifest.spec(name) for name in self.state_inputs):
+            found = _dtype_and_shape(state[spec.name])
+            if found != (spec.dtype, spec.shape):
+                raise DataError(
+                    f"{self.path}: {spec.name!r} must be {spec.dtype} of shape {spec.shape}, got {found[0]} of shape {found[1]}; "
+                    "a state belongs to the graph that returned it, start from empty_state()"
+                )
 
-    def __call__(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, onnxruntime.OrtValue]
-    ) -> tuple[dict[str, np.ndarray], dict[str, onnxruntime.OrtValue]]:
-        """One step: answers by name as numpy, and the next state, which stays on the device."""
+    def values(self, inputs: Mapping[str, Tensor], state: Mapping[str, OrtValue]) -> dict[str, OrtValue]:
+        """One step: every output by name. Next state, and what an encoder hands on, stay on the session's device."""
         self.check(inputs, state)
         binding = self.session.io_binding()
         for spec in self.step_inputs:
-            binding.bind_ortvalue_input(spec.name, self._value(inputs[spec.name]))
+            value = inputs[spec.name]
+            binding.bind_ortvalue_input(spec.name, value if isinstance(value, OrtValue) else self._value(value))
         for name in self.state_inputs:
             binding.bind_ortvalue_input(name, state[name])
         for name in self.answers:
-            binding.bind_output(name, "cpu")
+            binding.bind_output(name, self.device if self.manifest.part == "encoder" else "cpu")
         for name in self.state_outputs:
             binding.bind_output(name, self.device)
         self.session.run_with_iobinding(binding)
-        values = dict(zip((*self.answers, *self.state_outputs), binding.get_outputs(), strict=True))
+        return dict(zip((*self.answers, *self.state_outputs), binding.get_outputs(), strict=True))
+
+    def __call__(self, inputs: Mapping[str, Tensor], state: Mapping[str, OrtValue]) -> tuple[dict[str, np.ndarray], dict[str, OrtValue]]:
+        """One step: answers by name as numpy, and the next state, which stays on the device."""
+        values = self.values(inputs, state)
         next_state = {s.input: values[s.output] for s in self.manifest.state}
         return {name: values[name].numpy() for name in self.answers}, next_state
+
+
+def _dtype_and_shape(value: Tensor) -> tuple[str, tuple[int, ...]]:
+    """numpy's name of the element type, and the shape."""
+    if isinstance(value, OrtValue):
+        return ORT_TYPES.get(value.data_type(), value.data_type()), tuple(value.shape())
+    return str(value.dtype), value.shape
 
 
 def _check_tensors(told: list[TensorSpec], real, path: Path) -> None:
@@ -184,20 +205,20 @@ class SplitNetwork:
         self.encoder_s = 0.0
         """Seconds that the encoder took in the last step."""
 
-    def empty_state(self) -> dict[str, onnxruntime.OrtValue]:
+    def empty_state(self) -> dict[str, OrtValue]:
         """See `OnnxNetwork`."""
         return self.fusion.empty_state()
 
-    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, onnxruntime.OrtValue]:
+    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, OrtValue]:
         """See `OnnxNetwork`."""
         return self.fusion.state_of(arrays)
 
     def __call__(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, onnxruntime.OrtValue]
-    ) -> tuple[dict[str, np.ndarray], dict[str, onnxruntime.OrtValue]]:
+        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, OrtValue]
+    ) -> tuple[dict[str, np.ndarray], dict[str, OrtValue]]:
         """See `OnnxNetwork`."""
         start = time.perf_counter()
-        features, _ = self.encoder({spec.name: inputs[spec.name] for spec in self.encoder.step_inputs if spec.name in inputs}, {})
+        features = self.encoder.values({spec.name: inputs[spec.name] for spec in self.encoder.step_inputs if spec.name in inputs}, {})
         self.encoder_s = time.perf_counter() - start
         wanted = [spec.name for spec in self.fusion.step_inputs if spec.name not in features]
         return self.fusion({**{name: inputs[name] for name in wanted if name in inputs}, **features}, state)

@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from test_export_docs import STEP_SHAPES
 
 from export.command import export_checkpoint, write_verified
 from export.lint import lint
@@ -38,6 +39,8 @@ def test_the_real_network_is_verified_on_three_rigs(exported):
     assert manifest.verification["integer_mismatch_share"] < 1e-3
     assert manifest.num_cameras is None
     assert manifest.occupancy is not None and manifest.occupancy["shape"] == [80, 80, 8]
+    assert {spec.name for spec in manifest.inputs if "cameras" in spec.shape} == set(STEP_SHAPES)  # those of docs/EDGE.md
+    assert {spec.name for spec in manifest.outputs} >= {"boxes", "scores", "velocities", "classes", "ids", "occupancy", "flow"}
 
 
 def test_its_graph_is_plain_and_clean(exported):

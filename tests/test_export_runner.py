@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime import OrtValue
 from standin_network import StandIn, standin_config
 
 from export.command import parse_cameras, write_parts, write_verified
@@ -21,7 +22,7 @@ from export.live import LiveRunner, LiveStep
 from export.manifest import MANIFEST_KEY, Manifest, check_beside, manifest_path
 from export.networks import LoadedNetwork
 from export.onnx_graph import StepGraph, attach_manifest, export_model, read_manifest
-from export.run import StageTimes, open_network, stream_clip
+from export.run import StageTimes, in_parts, open_network, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
 from export.synthetic import five_camera_rig, synthetic_steps
 from export.verify import Verification, is_tied, relative_error, require, step_input, torch_outputs, verify
@@ -208,6 +209,9 @@ def test_wrong_inputs_are_one_sentence_each(network):
         network({**good, "alive": good["alive"][:, :3]}, state)
     with pytest.raises(DataError, match="state lacks state_box"):
         network(good, {k: v for k, v in state.items() if k != "state_box"})
+    shorter = OrtValue.ortvalue_from_numpy(np.zeros((1, 3, 9), np.float32))
+    with pytest.raises(DataError, match=r"'state_box' must be float32 of shape \(1, 6, 9\), got float32 of shape \(1, 3, 9\)"):
+        network(good, {**state, "state_box": shorter})
 
 
 def test_settings_are_checked_in_words():
@@ -474,10 +478,13 @@ def test_a_split_graph_computes_the_same(standin_file, network, tiny_clip, tmp_p
         want, whole_state = network(inputs, whole_state)
         got, split_state = split(inputs, split_state)
         assert all(np.allclose(want[name], got[name], atol=1e-5) for name in want)
-    stream_clip(split, tiny_clip, "model@onnx", times=times)
+    stream_clip(in_parts(network, threads=1), tiny_clip, "model@onnx", times=times)
     assert [row[0] for row in times.rows()] == ["decode", "preprocess", "encoder", "fusion", "read-out", "total"]
     with pytest.raises(DataError, match="encoder part of a split one"):
         OnnxNetwork(encoder)
+    other = rewritten(encoder, tmp_path / "other.onnx", lambda manifest: replace(manifest, hashes={"weights_sha256": "0"}))
+    with pytest.raises(DataError, match="parts of two different exports"):
+        open_network(fusion, other, threads=1)
 
 
 def test_the_runner_needs_neither_torch_nor_opencv_nor_onnx(standin_file):
