@@ -2,6 +2,7 @@
 
     python -m benchmarks.onnx_parity               # issue 2: one file, rigs of 5, 6 and 8 cameras (5 and 8 with a fisheye), 5 steps
     python -m benchmarks.onnx_parity --drive 200   # issue 4: a simulated drive of 200 steps on three rigs, four graphs (five minutes)
+    python -m benchmarks.onnx_parity --drive 200 --rig 8 --folder kept   # one rig; graphs and drive are kept for the next call
 
 Both take the shipped nano (random:nano where none ships) or --checkpoint. Exit status 1 if any relative error exceeds 1e-3, an
 operator lies outside the default domain, or the errors of the last quarter of a drive are larger than those of the first.
@@ -24,7 +25,7 @@ from export.accuracy import clip_steps
 from export.command import write_parts
 from export.lint import lint
 from export.networks import LoadedNetwork, load_network
-from export.onnx_graph import StepGraph, export_model
+from export.onnx_graph import StepGraph, export_model, read_manifest, weights_hash
 from export.run import open_network
 from export.runner import OnnxNetwork, SplitNetwork
 from export.synthetic import synthetic_steps, verification_rigs
@@ -47,6 +48,8 @@ def parity(
     sampler: Literal["gridsample", "gather"] = "gridsample",
     layers: int | None = None,
     seed: int = 9100,
+    rig: tuple[int, ...] = (5, 6, 8),
+    folder: Path | None = None,
 ) -> int:
     """Exports, then streams every rig through torch and through the files.
 
@@ -57,20 +60,25 @@ def parity(
         sampler: How the graph of the synthetic drives samples images.
         layers: Decoder layers kept.
         seed: Of the simulated drive.
+        rig: Numbers of cameras of the rigs that drive.
+        folder: Where graphs and simulated drive are kept and looked for (of the same checkpoint); default: nowhere.
     """
     name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
     with TemporaryDirectory() as text:
-        folder = Path(text)
+        kept = folder or Path(text)
+        kept.mkdir(parents=True, exist_ok=True)
         if drive:
-            return long_drive(name, layers, folder, drive, seed)
+            return long_drive(name, layers, kept, drive, seed, rig)
         network = load_network(name, layers, sampler)
-        path = exported(network, folder / f"{sampler}.onnx")
+        path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
-        for number, rig in enumerate(verification_rigs(network.config.input_hw)):
+        for number, cameras in enumerate(verification_rigs(network.config.input_hw)):
+            if len(cameras) not in rig:
+                continue
             comparisons.append(Comparison())
-            fisheyes = sum(camera.lens.value == "fisheye" for camera in rig.cameras)
-            inputs = synthetic_steps(rig, network.config, steps, number)
-            told = f"{len(rig)} cameras, {fisheyes} fisheye"
+            fisheyes = sum(camera.lens.value == "fisheye" for camera in cameras.cameras)
+            inputs = synthetic_steps(cameras, network.config, steps, number)
+            told = f"{len(cameras)} cameras, {fisheyes} fisheye"
             compare_drive(StepGraph(network.model).eval(), [OnnxNetwork(path, threads=1)], comparisons[-1:], inputs, told)
         return verdict([(f"{sampler}, whole", comparison.found) for comparison in comparisons])
 
@@ -78,6 +86,9 @@ def parity(
 def exported(network: LoadedNetwork, path: Path) -> Path:
     """Writes the graph and prints what it is made of."""
     start = time.perf_counter()
+    made = weights_hash(network.model)
+    if path.is_file() and read_manifest(onnx.load(str(path)), str(path)).hashes["weights_sha256"] == made:
+        return path
     manifest = export_model(network.model, network.config, path)
     seconds = time.perf_counter() - start
     proto = onnx.load(str(path))
@@ -93,7 +104,7 @@ def exported(network: LoadedNetwork, path: Path) -> Path:
     return path
 
 
-def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: int) -> int:
+def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: int, rigs: tuple[int, ...]) -> int:
     """One simulated drive at 10 Hz on three sets of its cameras: torch once a step, four graphs beside it."""
     start, reference = time.perf_counter(), load_network(name, layers, "gridsample")
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
@@ -103,10 +114,13 @@ def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: in
         encoder, fusion = write_parts(path)
         graphs[f"{sampler}, split"] = open_network(fusion, encoder, threads=1)
     size_hw = reference.config.input_hw
-    simulate_clip(folder / "clip", SimulationConfig(steps / HZ, HZ, seed, size_hw), 0)
-    clip = Clip.open(folder / "clip")
-    found = []
+    path = folder / f"clip_{seed}_{steps}"
+    if not path.exists():
+        simulate_clip(path, SimulationConfig(steps / HZ, HZ, seed, size_hw), 0)
+    clip, found = Clip.open(path), []
     for rig, rows in camera_rows(clip).items():
+        if len(rows) not in rigs:
+            continue
         names = list(graphs) if len(rows) == len(clip.rig) else SMALL_RIG_GRAPHS
         comparisons = [Comparison() for _ in names]
         inputs = picked(clip_steps(clip, size_hw), rows)

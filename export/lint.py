@@ -137,10 +137,21 @@ def lint_file(
         console.print(f"{file}: nothing found for {', '.join(target)}")
         return 0
     table = Table("target", "effect", "where", "what")
-    for finding in findings:
-        table.add_row(finding.target, finding.effect.value, finding.where, finding.sentence)
+    for (effect, sentence), alike in grouped(findings).items():
+        targets = dict.fromkeys(finding.target for finding in alike)
+        places = list(dict.fromkeys(finding.where for finding in alike))
+        where = places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
+        table.add_row(", ".join(targets), effect.value, where, sentence)
     console.print(table)
     return 1
+
+
+def grouped(findings: Sequence[Finding]) -> dict[tuple[Effect, str], list[Finding]]:
+    """Findings that say the same of several nodes or targets, together; in the order of their first."""
+    groups: dict[tuple[Effect, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.effect, finding.sentence), []).append(finding)
+    return groups
 
 
 def read_onnx(path: Path) -> ModelProto:

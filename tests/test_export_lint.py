@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.lint import DEFAULT_TARGETS, TARGETS, lint, lint_file, read_onnx
+from export.lint import DEFAULT_TARGETS, TARGETS, grouped, lint, lint_file, read_onnx
 from export.lint_rules import TENSORRT_8, TENSORRT_10, TENSORRT_11, Effect
 from scenes.errors import ConfigError, DataError
 
@@ -219,6 +219,13 @@ def clean_model(opset=18):
 def test_a_clean_graph_is_clean():
     assert lint(clean_model()) == []
     assert lint(clean_model(17), TARGETS) == []
+
+
+def test_findings_that_say_the_same_are_one_line():
+    nodes = [helper.make_node("Unique", ["x"], [f"y{number}"], name=f"unique_{number}") for number in range(3)]
+    findings = lint(model_of(nodes, [ROW], [("y0", F, ["n"])]), (TENSORRT_10, TENSORRT_11))
+    assert len(findings) == 6
+    assert [len(alike) for alike in grouped(findings).values()] == [6]
 
 
 def test_the_command_reads_any_file_and_says_so(tmp_path, capsys):
