@@ -9,6 +9,7 @@ from labeling.lifting.fitting import Fit, P
 from labeling.lifting.image_boxes import KIND_OF_CLASS, ImageBoxes
 from labeling.lifting.judging import believable, own_pieces
 from labeling.lifting.linking import link_boxes
+from labeling.lifting.linking_in_space import link_in_space
 from labeling.lifting.merging import merge_tracks, without_overlaps
 from labeling.lifting.observations import observe
 from labeling.lifting.road import Road, fit_road
@@ -33,7 +34,8 @@ def lift_clip(clip: Clip, boxes: ImageBoxes, settings: LiftingSettings) -> tuple
         road_direction(world_from_ego),
         settings,
     )
-    chains = link_boxes(clip, boxes, settings.linking)
+    far_apart = len(clip) > 1 and float(np.median(np.diff(scene.time_s))) > settings.linking.far_apart_s
+    chains = link_in_space(scene, stamps_ns) if far_apart else link_boxes(clip, boxes, settings.linking)
     if not chains:
         return scene, []
     fit, class_id = stand_as_any(replace(scene, keeps_clear=False), chains)

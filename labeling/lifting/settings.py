@@ -60,6 +60,8 @@ class LinkingSettings:
     """Largest factor between the sides of the expected rectangle and the found one."""
     coast_s: float = 0.5
     """How long a track lives on unseen."""
+    far_apart_s: float = 0.3
+    """Pictures farther apart are linked by where their objects stand, not by overlapping rectangles."""
     fewest: int = 3
     """Tracks of fewer rectangles are dropped, unless the clip has too few frames for more."""
 
