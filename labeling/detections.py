@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labeling.mixing import joined_sources
 from labeling.stages import ClipWork, Stage, file_hash, read_arrays, write_arrays
 from labeling.teacher import teacher_layer
 from labeling.tracks.evidence import Evidence, evidence_from_layer
@@ -42,8 +43,9 @@ def _with_all_columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def all_evidence(work: ClipWork) -> Evidence:
-    """What all evidence stages of this job found in the clip."""
-    return read_evidence(work.clip, *(work.artefact(stage.name) for stage in work.stages if stage.gives_evidence))
+    """What all evidence stages of this job found in the clip; what several sources saw of one object is one detection."""
+    found = read_evidence(work.clip, *(work.artefact(stage.name) for stage in work.stages if stage.gives_evidence))
+    return joined_sources(found, work.settings.tracking) if len(work.settings.sources) > 1 else found
 
 
 def moved_layer(layer: LabelLayer, src: Clip, dst: Clip) -> LabelLayer:

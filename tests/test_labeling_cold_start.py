@@ -16,7 +16,10 @@ from labeling.lifting.linking_in_space import link_in_space
 from labeling.lifting.observations import observe
 from labeling.lifting.road import fit_road
 from labeling.lifting.settings import LiftingSettings
+from labeling.mixing import joined_sources
 from labeling.settings import LabelSettings
+from labeling.tracks.evidence import Evidence
+from labeling.tracks.settings import TrackingSettings
 from scenes.boxes import CLASS_NAMES
 from scenes.clips import Clip, View, write_clip
 from scenes.geometry import NS_PER_S
@@ -136,6 +139,32 @@ def test_rectangles_come_back_from_their_file_unchanged(tmp_path):
     again = read_image_boxes(tmp_path / "boxes.npz")
     for name in ("frame", "camera", "box_xyxy_px", "class_id", "score", "source"):
         np.testing.assert_array_equal(getattr(again, name), getattr(boxes, name))
+
+
+def test_two_sources_see_one_car_and_it_is_known_better():
+    car = [10.0, 0.0, 0.8, 4.5, 1.9, 1.6, 0.1, np.nan, np.nan]
+    moved = [11.0, 0.0, 0.8, 4.5, 1.9, 1.6, 0.1 + np.pi, np.nan, np.nan]
+    far = [30.0, 5.0, 0.8, 4.5, 1.9, 1.6, 0.0, np.nan, np.nan]
+    evidence = Evidence(
+        np.array([0, 100_000_000]),
+        np.broadcast_to(np.eye(4), (2, 4, 4)).copy(),
+        np.zeros(3, dtype=np.int64),
+        np.array([car, moved, far]),
+        np.zeros(3, dtype=np.int64),
+        np.array([0.8, 0.5, 0.4]),
+        np.stack([np.eye(2), np.eye(2), np.eye(2)]),
+        np.array(["lifted", "teacher", "teacher"], dtype=object),
+    )
+    joined = joined_sources(evidence, TrackingSettings())
+    assert joined.source is not None and joined.covariance is not None
+    assert joined.source.tolist() == ["lifted+teacher", "teacher"]
+    # Equal covariances: the middle, with half the variance; not both wrong: 1 - 0.2 * 0.5.
+    np.testing.assert_allclose(joined.box_world[0, :2], [10.5, 0.0])
+    np.testing.assert_allclose(joined.covariance[0], np.eye(2) / 2)
+    np.testing.assert_allclose(joined.score, [0.9, 0.4])
+    np.testing.assert_allclose(joined.box_world[0, 6], 0.1)
+    alone = joined_sources(evidence.select(np.array([1, 2])), TrackingSettings())
+    assert len(alone) == 2
 
 
 def test_few_poses_are_taken_of_a_long_path():
