@@ -15,7 +15,7 @@ WORKERS = 2
 
 
 def main() -> None:
-    """Prints, for both sizes, wall-clock and CPU rates of two workers (their start included); on busy cores only the latter says much."""
+    """Prints, for both sizes, wall-clock and CPU rates of two workers (their start included)."""
     frames = int(sys.argv[1]) if len(sys.argv) > 1 else 16
     for size_hw, clips, wanted in RUNS:
         with tempfile.TemporaryDirectory() as folder:
@@ -25,9 +25,10 @@ def main() -> None:
             seconds, used = time.perf_counter() - begin, _child_seconds() - used
             assert not failures, failures
             megabytes = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()) / 1e6 / clips
+        share = used / seconds / WORKERS
         print(
             f"8x{size_hw[0]}x{size_hw[1]}: {clips * frames / seconds:.2f} rig-frames/s by the clock ({wanted:g} wanted), "
-            f"{WORKERS * clips * frames / used:.2f} by CPU time of {WORKERS} cores (the workers had {used / seconds / WORKERS:.0%} of them), "
+            f"{WORKERS * clips * frames / used:.2f} by CPU time of {WORKERS} cores (the workers had {share:.0%} of them), "
             f"{megabytes:.2f} MB a clip of {frames} frames"
         )
 
