@@ -24,7 +24,7 @@ from scenes.clips import Clip, find_clips
 from scenes.errors import DataError
 from scenes.simulator.command import simulate
 from training.checkpoints import load_checkpoint
-from training.recipes import TrainConfig, nano, with_pretrained
+from training.recipes import TrainConfig, nano
 from training.trainer import Trainer
 
 TRUTH = "truth"
@@ -40,8 +40,8 @@ def measure(
     teacher: Path = Path("nano"),
     seeds: tuple[int, ...] = (0, 1, 2),
     steps: int = 600,
-    batch: int = 4,
-    lr: float = 1.2e-3,
+    batch: int = 2,
+    lr: float = 1e-3,
     init_backbone: Path | None = None,
     dense: bool = False,
     threads: int = 2,
@@ -110,7 +110,10 @@ def run_config(
     out: Path,
 ) -> TrainConfig:
     """The run of one layer and seed; nothing else differs between layers."""
-    base = nano() if init_backbone is None else with_pretrained(nano(), init_backbone)
+    base = nano()
+    if init_backbone is not None:
+        backbone = replace(base.model.backbone, pretrained=str(init_backbone))
+        base = replace(base, model=replace(base.model, backbone=backbone))
     loss = base.loss if dense else replace(base.loss, depth=0.0, occupancy=0.0, flow=0.0)
     name = f"{layer.replace('@', '_')}_{'dense_' if dense else ''}{steps}x{batch}_seed{seed}"
     return replace(
