@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from scenes.boxes import Boxes
 from scenes.clips import Clip, find_clips
@@ -81,18 +80,27 @@ def watch(job: subprocess.Popen, folder: Path, clips: int, stop_at: int | None) 
     """(clips done, seconds, resident MB) at every tenth of the clips; kills the job once `stop_at` clips are done."""
     samples, begun, step = [], time.monotonic(), max(1, clips // 10)
     following = (labelled(folder) // step + 1) * step
-    while job.poll() is None:
-        time.sleep(0.5)
-        done = labelled(folder)
-        if following <= done < clips:
-            samples.append((done, time.monotonic() - begun, resident_mb(job.pid)))
-            following = (done // step + 1) * step
-        if stop_at is not None and done >= stop_at:
+    try:
+        while job.poll() is None:
+            time.sleep(0.5)
+            done = labelled(folder)
+            if following <= done < clips:
+                samples.append((done, time.monotonic() - begun, resident_mb(job.pid)))
+                print_sample(*samples[-1])
+                following = (done // step + 1) * step
+            if stop_at is not None and done >= stop_at:
+                break
+    finally:
+        if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
-            break
     samples.append((labelled(folder), time.monotonic() - begun, float("nan")))
     return samples
+
+
+def print_sample(done: int, seconds: float, memory_mb: float) -> None:
+    """A line as it comes: a measurement that is stopped has said something."""
+    print(f"{done} clips after {seconds:.0f} s: {memory_mb:.0f} MB resident", flush=True)
 
 
 def measure(clips: int = 1000, clip: Path | None = None, workers: int = 1, pictures: bool = True, kill: bool = True) -> None:
@@ -106,6 +114,7 @@ def measure(clips: int = 1000, clip: Path | None = None, workers: int = 1, pictu
         kill: Kill the job half way with SIGKILL and start it again.
     """
     console = Console(width=120)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the job ends with the measurement
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if clip is None:
@@ -120,20 +129,11 @@ def measure(clips: int = 1000, clip: Path | None = None, workers: int = 1, pictu
             rows += watch(start_job(folder / "clips", workers, pictures), folder / "clips", clips, None)
         report = (folder / "clips" / "labeling" / f"{LAYER}.json").stat().st_size / 1e6
         page = (folder / "clips" / "labeling" / f"{LAYER}.html").stat().st_size / 1e6
-        print_samples(console, rows)
         seconds = rows[-1][1] if not kill else rows[-1][1] + next(row[1] for row in rows if row[0] == killed_at)
         console.print(f"{labelled(folder / 'clips')} of {clips} clips labelled, {clips / seconds:.1f} clips/s with {workers} worker(s)")
         if kill:
             console.print(f"killed (SIGKILL) after {killed_at} clips; started again it labelled the other {clips - killed_at}")
         console.print(f"report {report:.1f} MB, page {page:.1f} MB")
-
-
-def print_samples(console: Console, rows: list[tuple[int, float, float]]) -> None:
-    """One row a sample."""
-    table = Table("clips done", "seconds since start", "resident MB")
-    for done, seconds, memory in rows:
-        table.add_row(str(done), f"{seconds:.1f}", "ended" if memory != memory else f"{memory:.0f}")
-    console.print(table)
 
 
 if __name__ == "__main__":
