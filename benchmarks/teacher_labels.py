@@ -33,6 +33,7 @@ def measure(
     teacher: Path = Path("nano"),
     layer: str = "auto@teacher",
     workers: int = 1,
+    mirrored: bool = False,
     ship: bool = False,
     out: Path = Path("out/benchmarks/teacher_labels"),
 ) -> None:
@@ -44,11 +45,12 @@ def measure(
         teacher: The network that labels.
         layer: Name of the labels' layer.
         workers: Labeling processes.
+        mirrored: Show the teacher each clip in a mirror as well.
         ship: Put the fitted weights where the program looks for them.
         out: Weights (teacher.json) and reliability diagrams (reliability.html).
     """
     console = Console(width=150)
-    settings = LabelSettings(layer, teacher=teacher, pictures=False)
+    settings = LabelSettings(layer, teacher=teacher, mirrored=mirrored, pictures=False)
     _label(find_clips([train, val]), settings, workers, console)
     weights = out / "teacher.json"
     model = fit((train,), layer, check=(val,), out=weights, page=out / "reliability.html")

@@ -35,6 +35,7 @@ def label(
     shard: str = "1/1",
     device: str = "cpu",
     both_ways: bool = True,
+    mirrored: bool = False,
     label_probability: float = ConfidenceSettings.label_probability,
     ignore_probability: float = ConfidenceSettings.ignore_probability,
     confidence: Path | None = None,
@@ -60,6 +61,7 @@ def label(
         shard: Do part i of n of the clips ("2/8"), for batch queues.
         device: Where the teacher runs: cpu, cuda, cuda:1.
         both_ways: Show the teacher each clip from both ends and fuse what it says.
+        mirrored: Show it each clip in a mirror as well; takes twice as long.
         label_probability: Boxes at least this probable are labels ...
         ignore_probability: ... those at least this probable are written as `ignore`, the rest is left out.
         confidence: Weights of the probabilities (JSON of `python -m labeling.confidence.fit`); by default those shipped for the evidence.
@@ -77,7 +79,18 @@ def label(
         raise ConfigError(f"label: expected at least one worker, got {workers}; correct --workers")
     tracking = TrackingSettings().with_probabilities(label_probability, ignore_probability)
     settings = LabelSettings(
-        layer, teacher, evidence, tracking, confidence, device, both_ways, pictures, reconstruct, detector=detector, boxes2d=boxes2d
+        layer,
+        teacher,
+        evidence,
+        tracking,
+        confidence,
+        device,
+        both_ways,
+        mirrored,
+        pictures,
+        reconstruct,
+        detector=detector,
+        boxes2d=boxes2d,
     )
     chosen = shard_of(find_clips(list(clips)), shard)
     console = Console()

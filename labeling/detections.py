@@ -63,7 +63,7 @@ def moved_layer(layer: LabelLayer, src: Clip, dst: Clip) -> LabelLayer:
 def _teacher(work: ClipWork, path: Path) -> dict[str, float]:
     settings = work.settings
     assert settings.teacher is not None
-    layer = teacher_layer(work.clip, settings.teacher, settings.device, settings.both_ways)
+    layer = teacher_layer(work.clip, settings.teacher, settings.device, settings.both_ways, settings.mirrored)
     return write_evidence(path, evidence_from_layer(work.clip, layer, "teacher"))
 
 
@@ -71,7 +71,7 @@ def _teacher_settings(work: ClipWork) -> object:
     from training.checkpoints import resolve_checkpoint
 
     assert work.settings.teacher is not None
-    return [file_hash(resolve_checkpoint(work.settings.teacher)), work.settings.both_ways]
+    return [file_hash(resolve_checkpoint(work.settings.teacher)), work.settings.both_ways, work.settings.mirrored]
 
 
 def _layer(work: ClipWork, path: Path) -> dict[str, float]:

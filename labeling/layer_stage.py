@@ -93,6 +93,7 @@ def _meta(work: ClipWork) -> dict:
         "confidence": confidence_path(settings).name,
         "sources": list(settings.sources),
         "both_ways": settings.both_ways,
+        "mirrored": settings.mirrored,
         "stage_hashes": work.hashes(),
         "config": settings.tracking.to_json(),
     }

@@ -25,6 +25,8 @@ class LabelSettings:
     device: str = "cpu"
     both_ways: bool = True
     """Stream the clip through the network from both ends."""
+    mirrored: bool = False
+    """Show the network each clip in a mirror as well (twice the time)."""
     pictures: bool = True
     """Draw a small picture of each clip for the job's report."""
     reconstruct: bool = False

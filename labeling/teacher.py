@@ -1,37 +1,72 @@
-"""What does a teacher network say about a clip when it may watch it forwards and backwards?"""
+"""What does a teacher network say about a clip when it may watch it forwards, backwards and in a mirror?"""
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from labeling.tracks.association import REFUSED, assign
+from perception.augmentation import RigChange, SceneChange, change_boxes, change_geometry
 from scenes.boxes import VEHICLE_CLASSES, Box3D, Boxes, class_id_of
 from scenes.clips import Clip
 from scenes.geometry import wrap_angle
 from scenes.layers import LabelLayer
+from scenes.packing import PackedFrame
+
+MIRROR = SceneChange(np.diag([1.0, -1.0, 1.0, 1.0]), mirrored=True)
 
 SAME_OBJECT_M = 2.0
 """Detections of the two passes nearer than this (larger for far ones) may be one object."""
 SAME_OBJECT_PER_M = 0.04
 
 
-def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool) -> LabelLayer:
-    """The network's boxes of every frame; with `both_ways` the clip is also streamed from its end and the two passes are fused."""
+@lru_cache(maxsize=1)
+def _loaded(path: Path, modified_ns: int, device: str):
+    """The network of a checkpoint file, read once for all clips of a process."""
     from training.checkpoints import load_checkpoint
-    from training.streaming import run_clip
 
-    loaded = load_checkpoint(checkpoint, device=device)
-    forward = run_clip(loaded.model, clip, device=device)
-    if not both_ways or len(clip) < 2:
-        return forward
-    backward = run_clip(loaded.model, clip, range(len(clip) - 1, -1, -1), device=device)
-    return fuse_layers(clip, forward, backward)
+    return load_checkpoint(path, device=device).model
+
+
+def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mirrored: bool = False) -> LabelLayer:
+    """The network's boxes of every frame; with `both_ways` the clip is also streamed from its end, with `mirrored` also in a mirror.
+
+    All passes are fused.
+    """
+    from training.checkpoints import resolve_checkpoint
+
+    path = resolve_checkpoint(checkpoint)
+    model = _loaded(path, path.stat().st_mtime_ns, device)
+    orders = [range(len(clip)), range(len(clip) - 1, -1, -1)] if both_ways and len(clip) > 1 else [range(len(clip))]
+    passes = [_one_pass(model, clip, order, device, mirror) for mirror in ((False, True) if mirrored else (False,)) for order in orders]
+    while len(passes) > 1:
+        passes = [fuse_layers(clip, a, b) for a, b in zip(passes[::2], passes[1::2], strict=True)]
+    return passes[0]
+
+
+def _one_pass(model, clip: Clip, order: range, device: str, mirror: bool) -> LabelLayer:
+    from training.streaming import detected_boxes, stream_clip
+
+    layer = LabelLayer(f"model@{model.config.name}")
+    for step in stream_clip(model, clip, order, device=device, change=mirror_frame if mirror else None):
+        boxes_ego = detected_boxes(step.detections)
+        if mirror:
+            boxes_ego = replace(boxes_ego, box=change_boxes(boxes_ego.box, MIRROR))
+        layer.boxes_world[step.frame_index] = boxes_ego.transform(clip.frames[step.frame_index].world_from_ego)
+    return layer
+
+
+def mirror_frame(frame: PackedFrame) -> PackedFrame:
+    """The frame as a mirror along the vehicle's axis shows it: left is right, in pictures, calibration and motion alike."""
+    num_cameras, _, width, _ = frame.images_NHW3.shape
+    affine = np.tile([-1.0, width - 1.0, 1.0, 0.0], (num_cameras, 1))
+    return change_geometry(frame, MIRROR, RigChange(affine, np.tile(np.eye(4), (num_cameras, 1, 1))))
 
 
 def fuse_layers(clip: Clip, forward: LabelLayer, backward: LabelLayer) -> LabelLayer:
     """One layer of both passes: what both saw is averaged, what one saw keeps part of its score."""
-    fused = LabelLayer(forward.name, meta={**forward.meta, "passes": "forward and backward"})
+    fused = LabelLayer(forward.name)
     for index in sorted(set(forward.boxes_world) | set(backward.boxes_world)):
         sensor_xy = clip.frames[index].world_from_ego[:2, 3]
         ahead, behind = (layer.boxes_world.get(index, Boxes.empty()) for layer in (forward, backward))

@@ -15,13 +15,15 @@ from labeling.command import label
 from labeling.job import run_job, shard_of
 from labeling.settings import LabelSettings
 from labeling.stages import StageResult
-from labeling.teacher import fuse_boxes
+from labeling.teacher import MIRROR, fuse_boxes, mirror_frame
 from labeling.track_stage import arrays_of_tracks, tracks_from_arrays
 from labeling.tracks.tracking import TrackLabels
+from perception.augmentation import change_boxes
 from scenes.boxes import Boxes
 from scenes.clips import Clip
 from scenes.errors import ConfigError, DataError
 from scenes.layers import LabelLayer, write_layer
+from scenes.packing import pack_frame
 
 SETTINGS = LabelSettings("auto@test", evidence="truth")
 
@@ -173,3 +175,20 @@ def test_two_passes_are_fused_by_score():
     assert fused.box[0, 0] == pytest.approx(10.1)
     assert fused.box[0, 6] == pytest.approx(0.0)
     assert fused.class_id.tolist() == [0, 0]
+
+
+def test_a_mirror_turns_pictures_calibration_and_boxes_alike(tiny_clip):
+    frame = pack_frame(tiny_clip, 1, (48, 64), previous=0)
+    mirrored = mirror_frame(frame)
+    assert (mirrored.images_NHW3 == frame.images_NHW3[:, :, ::-1]).all()
+    point, twin = np.array([12.0, 1.5, 0.5, 1.0]), np.array([12.0, -1.5, 0.5, 1.0])
+
+    def column_px(packed, at):
+        x, _, z, _ = packed.cam_from_ego_N44[2].astype(np.float64) @ at  # the fisheye: straight ahead, no tangential distortion
+        return packed.intrinsics_N4[2, 2] + packed.intrinsics_N4[2, 0] * np.arctan(x / z)
+
+    assert column_px(mirrored, twin) == pytest.approx(63 - column_px(frame, point), abs=1e-3)
+    assert change_boxes(np.array([[10, 3, 0, 4, 2, 1, 0.5, 5, 1.0]]), MIRROR)[0].tolist() == [10, -3, 0, 4, 2, 1, -0.5, 5, -1]
+    twice = mirror_frame(mirrored)
+    for field in ("images_NHW3", "intrinsics_N4", "distortion_N5", "cam_from_ego_N44", "prev_from_ego_44"):
+        assert getattr(twice, field) == pytest.approx(getattr(frame, field), abs=1e-4)

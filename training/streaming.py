@@ -1,6 +1,6 @@
 """What does a network say about a whole clip? The clip is streamed through it, frame after frame, as on the road."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from fusion.model import Surround
 from scenes.boxes import Boxes
 from scenes.clips import Clip
 from scenes.layers import LabelLayer, Occupancy, VoxelGrid
-from scenes.packing import pack_frame
+from scenes.packing import PackedFrame, pack_frame
 
 
 @dataclass
@@ -28,13 +28,22 @@ class StreamedStep:
 
 @torch.no_grad()
 def stream_clip(
-    model: Surround, clip: Clip, frame_indices: Iterable[int] | None = None, memory: bool = True, device: str = "cpu"
+    model: Surround,
+    clip: Clip,
+    frame_indices: Iterable[int] | None = None,
+    memory: bool = True,
+    device: str = "cpu",
+    change: Callable[[PackedFrame], PackedFrame] | None = None,
 ) -> Iterator[StreamedStep]:
-    """Every step in order; without `memory` each begins with an empty state. The model should be in evaluation mode."""
+    """Every step in order; without `memory` each begins with an empty state. The model should be in evaluation mode.
+
+    `change` may show the network another frame than the one recorded, e.g. its mirror image.
+    """
     state = model.empty_state(1, torch.device(device))
     previous: int | None = None
     for index in range(len(clip)) if frame_indices is None else frame_indices:
-        inputs = StepInput.stack([pack_frame(clip, index, model.config.input_hw, previous)]).to(device)
+        packed = pack_frame(clip, index, model.config.input_hw, previous)
+        inputs = StepInput.stack([packed if change is None else change(packed)]).to(device)
         output, new_state = model(inputs, state)
         detections = model.detections(output, new_state)
         yield StreamedStep(index, inputs, output, detections, new_state)
