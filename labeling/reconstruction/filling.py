@@ -6,6 +6,7 @@ import numpy as np
 from labeling.reconstruction.settings import FillSettings
 
 PASSES = 2
+FARTHEST = 2.0
 
 
 def fill_depth(
@@ -57,7 +58,8 @@ def _moments(weight: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 def _planes(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Value at each pixel (h, w) of the weighted plane through its surroundings, and the root mean square misfit (h, w)."""
+    """Value at each pixel (h, w) of the weighted plane through its surroundings, and the root mean square misfit (h, w), huge where
+    the pixel lies farther from the middle of what is known than `FARTHEST` of its standard deviations."""
     n = np.maximum(moments[..., 0], 1e-9)
     _, mu, mv, muu, muv, mvv, mw, muw, mvw, mww = np.moveaxis(moments / n[..., None], -1, 0)
     v, u = np.indices(n.shape, dtype=np.float32) / 100
@@ -66,7 +68,9 @@ def _planes(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     det = np.maximum(cuu * cvv - cuv * cuv, 1e-9)
     a, b = (cvv * cuw - cuv * cvw) / det, (cuu * cvw - cuv * cuw) / det
     misfit = np.sqrt(np.maximum(cww - a * cuw - b * cvw, 0))
-    return mw + a * (u - mu) + b * (v - mv), misfit
+    du, dv = u - mu, v - mv
+    outside = (cvv * du * du - 2 * cuv * du * dv + cuu * dv * dv) / det
+    return mw + a * du + b * dv, np.where(outside < FARTHEST**2, misfit, 1e3)
 
 
 def edge_aware_mean(image_rgb: np.ndarray, channels: np.ndarray, reach_px: float, edge: float) -> np.ndarray:

@@ -14,8 +14,12 @@ from labeling.reconstruction.settings import RoadSettings
 NEAR_PATH_M = 8.0
 TONE_SPREAD = np.array([0.08, 0.012, 0.012])
 """How much logarithm of brightness, share of red and share of green of one surface vary."""
+GAP_M, PIECE_M2 = 4.0, 15.0
+"""Road goes on behind a gap this wide (stripes of a crossing) if the piece behind is this large."""
 ALIKE = 6.0
-"""Squared distance, in spreads, within which two tones are alike."""
+"""Squared distance, in spreads, within which two tones are alike; up to `PERHAPS_ALIKE` if they differ by less than `SAME_STEP` spreads
+from cell to cell all the way."""
+PERHAPS_ALIKE, SAME_STEP = 25.0, 1.2
 ROBUST_M = 0.04
 """Residual of a cell's height at which its weight begins to fall."""
 
@@ -105,7 +109,7 @@ def paint_road(road: RoadGrid, points_world: np.ndarray, rgb: np.ndarray, weight
     color = (color / np.maximum(total, 1e-6)[:, None]).reshape(*shape, 3)
     seen = (total > 0).reshape(shape)
     centers = road.origin_world + road.cell_m * np.moveaxis(np.indices(shape), 0, -1)
-    is_road = road_like(color, seen, ground.distance(centers))
+    is_road = road_like(color, seen, ground.distance(centers), road.cell_m)
     return replace(road, seen=seen | road.known, is_road=is_road, rgb=color.round().astype(np.uint8))
 
 
@@ -146,7 +150,7 @@ def _second_differences(rows: int, columns: int, axis: int) -> sparse.csr_matrix
     return sparse.csr_matrix((weight, (line, place)), shape=(number, rows * columns))
 
 
-def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray) -> np.ndarray:
+def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray, cell_m: float) -> np.ndarray:
     """(I, J) bool: cells whose colour is one of those under the wheels' path, connected to it; small holes closed."""
     driven = path_distance_m < 1.2
     sample = color[seen & (path_distance_m < 2.0)]
@@ -157,11 +161,41 @@ def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray) 
     nearest = np.full(seen.shape, np.inf)
     for kind in kinds[:: max(1, len(kinds) // 60)]:
         nearest = np.minimum(nearest, (((tone - kind) / TONE_SPREAD) ** 2).sum(-1))
-    alike = ((nearest < ALIKE) & seen) | driven
-    closed = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    alike = _grown((nearest < ALIKE) & seen, (nearest < PERHAPS_ALIKE) & seen, tone) | driven
+    closed = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     opened = np.maximum(cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), driven.astype(np.uint8))
-    _, labels = cv2.connectedComponents(opened, connectivity=4)
-    return np.isin(labels, np.unique(labels[driven])) & (opened > 0)
+    joined = _joined(opened, driven, round(GAP_M / cell_m), round(PIECE_M2 / cell_m**2))
+    gap = np.ones((round(GAP_M / cell_m) | 1,) * 2, np.uint8)
+    return cv2.morphologyEx(joined.astype(np.uint8), cv2.MORPH_CLOSE, gap) > 0
+
+
+def _joined(pieces: np.ndarray, start: np.ndarray, gap_cells: int, least_cells: int) -> np.ndarray:
+    """(I, J) bool: the connected pieces that hold a cell of `start`, and large ones that follow behind a gap (a crossing's stripes)."""
+    _, labels = cv2.connectedComponents(pieces, connectivity=4)
+    size = np.bincount(labels.reshape(-1))
+    chosen = set(np.unique(labels[start & (pieces > 0)]).tolist())
+    while True:
+        found = np.isin(labels, list(chosen)) & (pieces > 0)
+        reach = cv2.dilate(found.astype(np.uint8), np.ones((2 * gap_cells + 1,) * 2, np.uint8)) > 0
+        near = {int(k) for k in np.unique(labels[reach & (pieces > 0)]) if size[k] >= least_cells}
+        if near <= chosen:
+            return found
+        chosen |= near
+
+
+def _grown(sure: np.ndarray, perhaps: np.ndarray, tone: np.ndarray) -> np.ndarray:
+    """(I, J) bool: `sure` and what of `perhaps` is reached from it in small steps of tone."""
+    found = sure.copy()
+    steps = [(np.abs(np.diff(tone, axis=axis)) / TONE_SPREAD).max(-1) < SAME_STEP for axis in (0, 1)]
+    while True:
+        before = int(found.sum())
+        for axis, small in enumerate(steps):
+            along = found.swapaxes(0, axis)
+            open_to, pass_on = perhaps.swapaxes(0, axis), small.swapaxes(0, axis)
+            along[1:] |= along[:-1] & pass_on & open_to[1:]
+            along[:-1] |= along[1:] & pass_on & open_to[:-1]
+        if int(found.sum()) == before:
+            return found
 
 
 def _common(tone: np.ndarray) -> np.ndarray:

@@ -112,7 +112,7 @@ class CarveSettings:
     """Rays that end in a cell before it can be filled."""
     hit_share: float = 0.2
     """Share of hits among hits and passes from which a cell is filled."""
-    min_passes: float = 1.0
+    min_passes: float = 2.0
     """Rays that make a cell free."""
     ground_margin_m: float = 0.25
     """What lies this near above the ground belongs to it."""
