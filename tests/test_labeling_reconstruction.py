@@ -125,9 +125,7 @@ def test_scan_lines_prefer_smooth_depth():
 
 def wall_map(y_m: float, stamp: int, depth: float) -> DepthMap:
     view = view_of_wall(y_m, stamp)
-    return DepthMap(
-        view, np.full(view.grey.shape, depth, dtype=np.float32), np.zeros(view.grey.shape, np.float32), np.zeros(view.grey.shape, bool)
-    )
+    return DepthMap(view, np.full(view.grey.shape, depth, dtype=np.float32), np.zeros(view.grey.shape, bool))
 
 
 def test_only_depths_that_others_confirm_are_kept():
@@ -301,8 +299,9 @@ def test_a_clip_without_parallax_says_so(tiny_clip_path):
 def test_frames_without_motion_are_left_out(tiny_clip_path):
     """The tiny clip drives 2.5 m a frame: all four frames count; every 4 m only every second."""
     clip = Clip.open(tiny_clip_path)
-    assert key_frames(clip, 0.0, 0.5) == [0, 1, 2, 3]
-    assert key_frames(clip, 0.0, 4.0) == [0, 2]
+    assert key_frames(clip, 0.0, 0.5, 60) == [0, 1, 2, 3]
+    assert key_frames(clip, 0.0, 4.0, 60) == [0, 2]
+    assert len(key_frames(clip, 0.0, 0.5, 2)) == 2
     views = list(clip_views(clip, [0], MATCH, {}, 0.3))
     assert len({view.camera.name for view in views}) == len(views) >= 3
     with pytest.raises(ConfigError, match="at least"):

@@ -84,7 +84,7 @@ def match_clip(clip: Clip, boxes_world: dict[int, Boxes], ground: PathGround, se
     """Confirmed depth maps of a clip's key frames; a clip that shows no depth raises `DataError`."""
     cv2.setNumThreads(1)
     movers = movers_of(boxes_world, settings.moving_mps)
-    frames = key_frames(clip, settings.every_s, settings.every_m)
+    frames = key_frames(clip, settings.every_s, settings.every_m, settings.most_frames)
     maps = depth_maps_of(list(clip_views(clip, frames, settings.match, movers, settings.mask_margin_m)), ground, settings)
     if not any((depth_map.depth_m > 0).any() for depth_map in maps):
         raise DataError(

@@ -141,6 +141,8 @@ class ReconstructionSettings:
     """Depth is computed for pictures at least this far apart in time ..."""
     every_m: float = 0.5
     """... and on the path."""
+    most_frames: int = 60
+    """Frames with depth maps; those of a longer clip lie farther apart on the path (all are held in memory)."""
     moving_mps: float = 0.5
     """Labelled objects faster than this do not belong to the static scene."""
     mask_margin_m: float = 0.35
@@ -153,10 +155,10 @@ class ReconstructionSettings:
     fusion: FusionSettings = field(default_factory=FusionSettings)
 
     def __post_init__(self) -> None:
-        if self.every_s < 0 or self.match.neighbours < 1 or self.match.levels < 8:
+        if self.every_s < 0 or self.most_frames < 2 or self.match.neighbours < 1 or self.match.levels < 8:
             raise ConfigError(
-                f"reconstruction: expected a non-negative pace, a neighbour and 8 planes at least, got {self.every_s:g} s, "
-                f"{self.match.neighbours} and {self.match.levels}; correct the settings"
+                f"reconstruction: expected a non-negative pace, two frames, a neighbour and 8 planes at least, got {self.every_s:g} s, "
+                f"{self.most_frames}, {self.match.neighbours} and {self.match.levels}; correct the settings"
             )
 
     def to_json(self) -> dict:

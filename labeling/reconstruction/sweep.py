@@ -23,8 +23,6 @@ class DepthMap:
     view: PinholeView
     depth_m: np.ndarray
     """(H, W) float32 along the axis; 0 unknown."""
-    cost: np.ndarray
-    """(H, W) float32, see `Matcher.cost`."""
     is_ground: np.ndarray
     """(H, W) bool: found on the ground's planes."""
 
@@ -51,7 +49,7 @@ def sweep_view(view: PinholeView, others: list[PinholeView], ground: PathGround,
     w, cost = refine(Matcher(view, others, settings.window_px, settings.texture), seed, *FULL_STEPS)
     known = view.usable & (cost < settings.max_cost) & (w > 1 / settings.far_m)
     on_ground = cv2.resize(is_ground.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST) > 0
-    return DepthMap(view, np.where(known, 1 / np.maximum(w, 1e-4), 0).astype(np.float32), cost, on_ground & known)
+    return DepthMap(view, np.where(known, 1 / np.maximum(w, 1e-4), 0).astype(np.float32), on_ground & known)
 
 
 def coarse_seeds(matcher: Matcher, expected_m: np.ndarray, settings: MatchSettings) -> tuple[np.ndarray, np.ndarray]:

@@ -101,7 +101,7 @@ class PinholeView:
     usable: np.ndarray = field(repr=False)
     """(H, W) bool: inside the real picture and not on something that moves."""
 
-    @cached_property
+    @property
     def grey(self) -> np.ndarray:
         """(H, W) float32."""
         return cv2.cvtColor(self.image_rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -140,8 +140,16 @@ class PinholeView:
         return (self.camera.rays @ rotation.T.astype(np.float32)) * depth_m[..., None] + self.center_world
 
 
-def key_frames(clip: Clip, every_s: float, every_m: float) -> list[int]:
-    """Frames worth a depth map: the first, then whenever some time has passed and the vehicle has moved on."""
+def key_frames(clip: Clip, every_s: float, every_m: float, most: int) -> list[int]:
+    """At most `most` frames worth a depth map: the first, then whenever some time has passed and the vehicle has moved on."""
+    chosen = _spaced_frames(clip, every_s, every_m)
+    while len(chosen) > most:
+        every_m = 1.3 * max(every_m, 0.1)
+        chosen = _spaced_frames(clip, every_s, every_m)
+    return chosen
+
+
+def _spaced_frames(clip: Clip, every_s: float, every_m: float) -> list[int]:
     chosen = [0]
     for frame in clip.frames[1:]:
         last = clip.frames[chosen[-1]]
