@@ -1,6 +1,6 @@
 """How good is an exported file? Clips stream through onnxruntime and are measured by the same evaluation as a checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from evaluation.compare import CompareSettings, Item, compare_layers
 from export.run import stream_clip
 from export.runner import OnnxNetwork, SplitNetwork
 from scenes.clips import Clip, find_clips
+from scenes.layers import LabelLayer
 from scenes.packing import pack_frame
 
 
@@ -31,13 +32,18 @@ def clip_steps(clip: Clip, input_hw: tuple[int, int]) -> Iterator[dict[str, np.n
 
 
 def measure_accuracy(network: OnnxNetwork | SplitNetwork, clips: list[Path], against: str = "truth") -> dict[str, float]:
-    """mAP over the classes present, and vehicle AP within 30 m, of the file on clips that have the layer `against`."""
+    """`accuracy_of` a file."""
+    return accuracy_of(lambda clip: stream_clip(network, clip, "model@onnx"), clips, against)
+
+
+def accuracy_of(predict: Callable[[Clip], LabelLayer], clips: list[Path], against: str = "truth") -> dict[str, float]:
+    """mAP over the classes present, and vehicle AP within 30 m, on clips that have the layer `against`; as `surround4d eval` counts."""
     found = find_clips(clips)
 
     def items() -> Iterator[Item]:
         for path in found:
             clip = Clip.open(path)
-            yield clip, stream_clip(network, clip, "model@onnx"), clip.layer(against)
+            yield clip, predict(clip), clip.layer(against)
 
     report = compare_layers(items(), CompareSettings(occupancy=False))
     vehicles = report.vehicles["30 m"]

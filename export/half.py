@@ -55,6 +55,13 @@ def scope_of(node: NodeProto) -> list[str]:
     return [name.removeprefix("model.") for name in names if name.startswith("model.")]
 
 
+def in_scope_of(node: NodeProto, *made: NodeProto) -> tuple[NodeProto, ...]:
+    """New nodes that belong where `node` does, so that parts and the cut between encoder and fusion still know them."""
+    for one in made:
+        one.metadata_props.extend(node.metadata_props)
+    return made
+
+
 def group_of(node: NodeProto) -> str:
     """The part of the network a node belongs to: its outermost module, one level deeper inside the camera network."""
     scope = scope_of(node)
@@ -147,16 +154,16 @@ class _Rewriting:
         """The node with half inputs and outputs, casts before and after it where the other side is fp32."""
         for position, name in enumerate(self._half_inputs(node)):
             if self._is_float(name):
-                node.input[position] = self._half_of(name)
+                node.input[position] = self._half_of(name, node)
         back = []
         for position, name in enumerate(node.output):
             if self._is_float(name):
                 self.half_name[name] = node.output[position] = f"{name}_half"
                 if name in wanted:
                     back.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"{name}_to_float", to=TensorProto.FLOAT))
-        self.nodes.extend([node, *back])
+        self.nodes.extend([node, *in_scope_of(node, *back)])
 
-    def _half_of(self, name: str) -> str:
+    def _half_of(self, name: str, reader: NodeProto) -> str:
         if name in self.half_name:
             return self.half_name[name]
         half = self.half_name[name] = f"{name}_half"
@@ -164,5 +171,6 @@ class _Rewriting:
             values = numpy_helper.to_array(self.weights[name]).astype(np.float16)
             self.model.graph.initializer.append(numpy_helper.from_array(values, half))
         else:
-            self.nodes.append(helper.make_node("Cast", [name], [half], name=f"{name}_to_half", to=TensorProto.FLOAT16))
+            cast = helper.make_node("Cast", [name], [half], name=f"{name}_to_half", to=TensorProto.FLOAT16)
+            self.nodes.extend(in_scope_of(reader, cast))
         return half

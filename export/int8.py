@@ -15,7 +15,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from export.calibration import RULES, Range, quantisable, rectified, watched_by
-from export.half import group_of
+from export.half import group_of, in_scope_of
 from export.pictures import bytes_into_convolution
 from export.precision import Lowering
 
@@ -108,10 +108,12 @@ def _round_activations(graph: GraphProto, chosen: list[NodeProto], ranges: dict[
     names = [node.input[0] for node in chosen if node.input[0] not in done]
     if style.both_sides:
         names += [node.output[0] for node in chosen if node.output[0] not in wanted and ranges[node.output[0]].is_known]
+    places = {node.input[0]: node for node in reversed(chosen)} | {node.output[0]: node for node in chosen}
     pairs: dict[str, tuple[NodeProto, NodeProto]] = {}
     for name in dict.fromkeys(names):
         scale, zero = style.parameters(ranges[name])
         pairs[name] = _pair(graph, name, scale, zero)
+        in_scope_of(places[name], *pairs[name])
     for node in graph.node:
         for position, name in enumerate(node.input):
             if name in pairs and (style.both_sides or (position == 0 and id(node) in numbers)):
@@ -150,7 +152,7 @@ def _round_weights(graph: GraphProto, node: NodeProto, weights, done: dict[str, 
         arrays = {f"{name}_int8": quantised, f"{name}_scale": scale, f"{name}_zero": np.zeros(len(values), np.int8)}
         graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
         dequantise = helper.make_node("DequantizeLinear", list(arrays), [f"{name}_dequantised"], name=f"{name}_dequantise", axis=0)
-        graph.node.insert(0, dequantise)
+        graph.node.insert(0, *in_scope_of(node, dequantise))
         done[name] = dequantise.output[0]
     node.input[1] = done[name]
 
@@ -168,7 +170,8 @@ def _round_bias(graph: GraphProto, node: NodeProto, weights, in_scale: np.ndarra
     bias = np.clip(np.rint(numpy_helper.to_array(weights[node.input[2]]).astype(np.float64) / scale), -(2**31) + 1, 2**31 - 1)
     arrays = {f"{name}_int32": bias.astype(np.int32), f"{name}_scale": scale, f"{name}_zero": np.zeros(len(bias), np.int32)}
     graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
-    graph.node.insert(0, helper.make_node("DequantizeLinear", list(arrays), [name], name=f"{name}_dequantise", axis=0))
+    dequantise = helper.make_node("DequantizeLinear", list(arrays), [name], name=f"{name}_dequantise", axis=0)
+    graph.node.insert(0, *in_scope_of(node, dequantise))
     node.input[2] = name
 
 

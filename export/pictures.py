@@ -3,6 +3,8 @@
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from export.half import in_scope_of
+
 LOOSE = {"Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
 """What may lie between the pictures and their normalisation: nothing that changes a value."""
 
@@ -34,6 +36,7 @@ def bytes_into_convolution(graph: GraphProto, chosen: list[NodeProto]) -> dict[s
         moves = _retyped(chain, name)
         last = moves[-1].output[0] if moves else chain[0].input[0]
         dequantise = helper.make_node("DequantizeLinear", [last, f"{name}_scale", f"{name}_zero"], [name], name=f"{name}_dequantise")
+        in_scope_of(conv, dequantise)
         at = next(i for i, node in enumerate(graph.node) if node.name == conv.name)
         for offset, node in enumerate((*moves, dequantise)):
             graph.node.insert(at + offset, node)
