@@ -1,0 +1,67 @@
+"""Is `--budget-ms` honoured? All candidates once, then three budgets: the chosen file timed anew, and what else would have fitted.
+
+    python -m benchmarks.onnx_budget nano --calibrate TRAINING_CLIPS --data VALIDATION_CLIPS
+
+The budgets lie between the candidates' times (a tenth above the fastest, in the middle, a tenth above the slowest) unless given. Exit
+status 1 if a chosen file's p90, measured once more in a session of its own, is over the budget, or a more accurate candidate fits.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from export.budget import BudgetSettings, choose, make_candidates, measured_p90_ms, table, write_choice
+from export.lower import Samples
+from scenes.clips import find_clips
+from scenes.errors import ConfigError
+
+
+def budgets(
+    checkpoint: Annotated[str, tyro.conf.Positional],
+    calibrate: list[Path],
+    data: list[Path],
+    budget_ms: tuple[float, ...] = (),
+    also: tuple[str, ...] = (),
+    input_size: tuple[str, ...] = ("64x192",),
+    calibration_clips: int = 8,
+) -> int:
+    """Makes the candidates, chooses for every budget, measures again.
+
+    Args:
+        checkpoint: A checkpoint file, a run's folder or a shipped name.
+        calibrate: Clips for int8.
+        data: Clips that accuracy is measured on.
+        budget_ms: Budgets; default three that lie between the candidates' times.
+        also: Further checkpoints that compete.
+        input_size: Further picture sizes, ROWSxCOLUMNS.
+        calibration_clips: How many of the clips of `calibrate` are used.
+    """
+    console = Console(highlight=False, width=140)
+    chosen = find_clips(calibrate)
+    samples = Samples(chosen[:: max(1, len(chosen) // calibration_clips)][:calibration_clips], "truth")
+    sizes = tuple((int(rows), int(columns)) for rows, columns in (size.split("x") for size in input_size))
+    settings = BudgetSettings(find_clips(data), samples, input_sizes=sizes)
+    failed = 0
+    with TemporaryDirectory() as folder:
+        found = make_candidates([checkpoint, *also], Path(folder), settings, console.print)
+        times = sorted(entry.latency_ms for entry, _ in found)
+        for limit in budget_ms or (1.1 * times[0], times[len(times) // 2], 1.1 * times[-1]):
+            out = Path(folder) / "chosen.onnx"
+            best = write_choice(found, out, limit, settings)
+            console.print(table([entry for entry, _ in found], best, limit))
+            again_ms = measured_p90_ms(out, None)
+            better = [e.name for e, _ in found if e.latency_ms <= limit and e.accuracy > best.accuracy]
+            console.print(f"budget {limit:.1f} ms: {best.name}, p90 measured again {again_ms:.1f} ms; more accurate and fitting: {better}")
+            failed += again_ms > limit or bool(better)
+        try:
+            choose([entry for entry, _ in found], 0.1)
+        except ConfigError as error:
+            console.print(f"too small a budget says: {error}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(tyro.cli(budgets))
