@@ -184,5 +184,9 @@ def _drop_unread(graph: GraphProto) -> None:
         else:
             wanted |= set(node.input)
     kept = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.initializer[:], graph.value_info[:]
+    del graph.initializer[:]
     graph.initializer.extend(kept)
+    made = {name for node in graph.node for name in node.output}
+    infos = [value for value in graph.value_info if value.name in made]
+    del graph.value_info[:]
+    graph.value_info.extend(infos)
