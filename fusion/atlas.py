@@ -89,14 +89,11 @@ class Atlas:
         """Features (B, P, L, C) of all levels, the mean of the views that see a point; zero where none does."""
         visible = views.visible_BVP / views.visible_BVP.sum(1, keepdim=True).clamp(min=1.0)
         if self.sampler == "gather":
-            return torch.stack([self._gathered(level, views, visible) for level in self.maps], dim=2)
+            pixel, share = corners(self.maps, self.cameras, self.lenses.size_wh, views)
+            weight = share * visible.transpose(1, 2)[:, :, None, :, None]
+            return mix_pixels(torch.cat([pixel_rows(level) for level in self.maps]), pixel, weight)
         samples = torch.stack([self.sample(views, level) for level in range(len(self.levels))], dim=2)  # B C L V P
         return (samples * visible[:, None, None].to(samples.dtype)).sum(3).permute(0, 3, 2, 1)
-
-    def _gathered(self, maps: Tensor, views: Views, weight_BVP: Tensor) -> Tensor:
-        """(B, P, C) of one level: whole map pixels fetched and mixed."""
-        pixel, share = corners(maps, self.cameras, self.lenses.size_wh, views)
-        return mix_pixels(pixel_rows(maps), pixel, share * weight_BVP[..., None])
 
 
 def pixel_rows(maps: Tensor) -> Tensor:
@@ -104,13 +101,12 @@ def pixel_rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
-def mix_pixels(rows: Tensor, pixel_BVP4: Tensor, weight_BVP4: Tensor) -> Tensor:
-    """(B, P, C): for every point the weighted sum of the V * 4 rows that it names. A gather and a small matrix product."""
-    batch, _, points, _ = pixel_BVP4.shape
-    pixel = pixel_BVP4.permute(0, 2, 1, 3).reshape(-1)
-    weight = weight_BVP4.permute(0, 2, 1, 3).reshape(batch * points, 1, -1)
-    found = rows.index_select(0, pixel).reshape(batch * points, -1, rows.shape[1])
-    return (weight.to(rows.dtype) @ found).reshape(batch, points, -1)
+def mix_pixels(rows: Tensor, pixel_BPLV4: Tensor, weight_BPLV4: Tensor) -> Tensor:
+    """(B, P, L, C): for every point and level the weighted sum of the V * 4 rows that it names. A gather and a small matrix product."""
+    batch, points, levels = pixel_BPLV4.shape[:3]
+    weight = weight_BPLV4.reshape(batch * points * levels, 1, -1)
+    found = rows.index_select(0, pixel_BPLV4.reshape(-1)).reshape(batch * points * levels, -1, rows.shape[1])
+    return (weight.to(rows.dtype) @ found).reshape(batch, points, levels, -1)
 
 
 def stack_cameras(maps: Tensor, batch: int) -> Tensor:
@@ -136,20 +132,33 @@ def sample_stacked(stacked: Tensor, cameras: int, size_wh: tuple[int, int], view
     return functional.grid_sample(stacked, grid.to(stacked.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def corners(maps: Tensor, cameras: int, size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
-    """The four pixels of maps (B*N, C, h, w) around each view's pixel and their bilinear shares, both (B, V, P, 4).
+def corners(maps: list[Tensor], cameras: int, size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
+    """The four pixels around each view's pixel in each of L maps (B*N, C, h, w), and their bilinear shares, both (B, P, L, V, 4).
 
-    Pixels count through the whole batch: clip, then camera, then row, then column.
+    Pixels count through all maps as `pixel_rows` of one after the other: map, clip, camera, row, column.
     """
-    columns, total_rows = maps.shape[3], cameras * maps.shape[2]
-    column, row = stacked_coordinates((maps.shape[2], columns), size_wh, views)
+    device, count = maps[0].device, maps[0].shape[0]
+
+    def of_levels(values: list[int]) -> Tensor:
+        return torch.tensor(values, device=device)[:, None]  # L 1
+
+    rows, columns = of_levels([m.shape[2] for m in maps]), of_levels([m.shape[3] for m in maps])
+    before = of_levels([sum(m.shape[2] * m.shape[3] for m in maps[:level]) for level in range(len(maps))]) * count
+    u, v, camera = (value.transpose(1, 2)[:, :, None] for value in (views.u_BVP, views.v_BVP, views.camera_BVP))  # B P 1 V
+    column, row = _within((u + 0.5) * (columns / size_wh[0]) - 0.5, columns), _within((v + 0.5) * (rows / size_wh[1]) - 0.5, rows)
     left, top = column.floor(), row.floor()
     right_share, low_share = column - left, row - top
     left, top = left.long(), top.long()
-    right, low = (left + 1).clamp(max=columns - 1), (top + 1).clamp(max=total_rows - 1)
-    clip = torch.arange(maps.shape[0] // cameras, device=maps.device)[:, None, None] * total_rows
-    upper_row, lower_row = (clip + top) * columns, (clip + low) * columns
+    right, low = torch.minimum(left + 1, columns - 1), torch.minimum(top + 1, rows - 1)
+    clip = torch.arange(count // cameras, device=device)[:, None, None, None] * cameras
+    strip = (clip + camera) * rows
+    upper_row, lower_row = before + (strip + top) * columns, before + (strip + low) * columns
     pixel = torch.stack([upper_row + left, upper_row + right, lower_row + left, lower_row + right], dim=-1)
     left_share, top_share = 1 - right_share, 1 - low_share
     share = torch.stack([top_share * left_share, top_share * right_share, low_share * left_share, low_share * right_share], dim=-1)
     return pixel, share
+
+
+def _within(position: Tensor, size: Tensor) -> Tensor:
+    """Clamped to the centres of `size` pixels."""
+    return torch.minimum(position.clamp(min=0.0), size - 1.0)

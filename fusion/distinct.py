@@ -21,9 +21,9 @@ def class_groups(class_names: tuple[str, ...]) -> Tensor:
 
 def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
     """(B, Q, Q) bool: query j lies within the radius of query i's class and is of its kind; true for i = j."""
-    offset = box_BQ9[:, :, None, :2] - box_BQ9[:, None, :, :2]
+    dx, dy = (box_BQ9[:, :, None, i] - box_BQ9[:, None, :, i] for i in (0, 1))
     radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
-    near = (offset * offset).sum(-1) < (radius * radius)[:, :, None]
+    near = dx * dx + dy * dy < (radius * radius)[:, :, None]
     return near & ((group[:, :, None] - group[:, None, :]).abs() < 0.5)
 
 

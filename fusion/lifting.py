@@ -54,23 +54,22 @@ class Lifting(nn.Module):
 
     def _pull_by_pixels(self, atlas: Atlas, views: Views, depth_logits: Tensor) -> tuple[Tensor, Tensor]:
         """The same numbers by fetching only what counts: 2 views x 4 pixels x 2 bins a point. Much faster on a processor."""
-        pixel, share = corners(atlas.maps[0], atlas.cameras, atlas.lenses.size_wh, views)  # B V P 4
-        position = self.bins.position(views.distance_BVP)
+        pixel, share = corners(atlas.maps[:1], atlas.cameras, atlas.lenses.size_wh, views)  # B P 1 V 4
+        position = self.bins.position(views.distance_BVP).transpose(1, 2)[:, :, None, :, None]
         lower = position.floor().clamp(max=self.bins.bins - 2.0)
-        upper_share = (position - lower)[..., None]
-        voxel = pixel * self.bins.bins + lower.long()[..., None]
+        upper_share = position - lower
+        voxel = pixel * self.bins.bins + lower.long()
         flat = pixel_rows(depth_logits.float()).softmax(-1).reshape(-1)
         low, high = (flat.index_select(0, index.reshape(-1)).reshape(share.shape) for index in (voxel, voxel + 1))
-        consistent = (share * (low + upper_share * (high - low))).sum(-1)
-        weight = (consistent + MIN_WEIGHT) * views.visible_BVP
-        rows, share = pixel_rows(self.values(atlas.maps[0])), share * weight[..., None]
+        consistent = (share * (low + upper_share * (high - low))).sum(-1)  # B P 1 V
+        weight = (consistent[:, :, 0].transpose(1, 2) + MIN_WEIGHT) * views.visible_BVP
+        rows, share = pixel_rows(self.values(atlas.maps[0])), share * weight.transpose(1, 2)[:, :, None, :, None]
         lifted = mix_pixels(rows, pixel, share) if atlas.sampler == "gather" else _bagged(rows, pixel, share)
-        return lifted.transpose(1, 2), weight
+        return lifted[:, :, 0].transpose(1, 2), weight
 
 
-def _bagged(rows: Tensor, pixel_BVP4: Tensor, weight_BVP4: Tensor) -> Tensor:
+def _bagged(rows: Tensor, pixel_BPLV4: Tensor, weight_BPLV4: Tensor) -> Tensor:
     """`mix_pixels` by torch's embedding bag, which has no counterpart in ONNX but is the fastest on a processor."""
-    batch, _, points, _ = pixel_BVP4.shape
-    pixel, weight = (value.permute(0, 2, 1, 3).reshape(-1, VIEWS * 4) for value in (pixel_BVP4, weight_BVP4))
+    pixel, weight = (value.reshape(-1, VIEWS * 4) for value in (pixel_BPLV4, weight_BPLV4))
     lifted = functional.embedding_bag(pixel, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")
-    return lifted.reshape(batch, points, -1)
+    return lifted.reshape(*pixel_BPLV4.shape[:3], -1)

@@ -100,8 +100,9 @@ class QuerySource(nn.Module):
 
     def give_way(self, new: Queries, remembered: Queries, memory_score: Tensor) -> Queries:
         """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id."""
-        offset = new.box()[:, :, None, :2] - remembered.box()[:, None, :, :2]
-        distance = torch.sqrt((offset * offset).sum(-1) + 1e-6)
+        box, past = new.box(), remembered.box()
+        dx, dy = (box[:, :, None, i] - past[:, None, :, i] for i in (0, 1))
+        distance = torch.sqrt(dx * dx + dy * dy + 1e-6)
         radius = functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])
         taken = (distance < radius) & (memory_score[:, None] > self.config.query.suppression_score)
         logits = new.logits_BQK - SUPPRESSION_LOGIT * taken.any(-1, keepdim=True).float()
