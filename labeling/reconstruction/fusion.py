@@ -29,9 +29,11 @@ class SurfaceFusion:
             device=core.Device("CPU:0"),
         )
 
-    def add(self, depth_map: DepthMap) -> None:
-        """Integrates the known depths of one view."""
-        depth = np.where(depth_map.depth_m < self.settings.far_m, depth_map.depth_m, 0).astype(np.float32)
+    def add(self, depth_map: DepthMap, filled_m: np.ndarray) -> None:
+        """Integrates the depths of one view: confirmed ones, and nearer by also those that were filled in (`filled_m`)."""
+        confirmed = np.where(depth_map.depth_m < self.settings.far_m, depth_map.depth_m, 0)
+        nearby = np.where((filled_m < self.settings.filled_far_m) & depth_map.view.usable, filled_m, 0)
+        depth = np.where(confirmed > 0, confirmed, nearby).astype(np.float32)
         if not depth.any():
             return
         core, image_of = self.o3d.core, self.o3d.t.geometry.Image

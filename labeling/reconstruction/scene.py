@@ -162,8 +162,8 @@ def write_reconstruction(folder: Path, clip: Clip, found: Reconstruction, boxes_
     """Writes points, mesh, road, and the voxels and depths of the frames into an existing folder; returns counts for the report."""
     grid = grid or VoxelGrid()
     fusion = SurfaceFusion(settings.fusion, clip.frames[0].world_from_ego[:3, 3])
-    for depth_map in found.depth_maps:
-        fusion.add(depth_map)
+    for depth_map, filled_m in zip(found.depth_maps, found.filled_m, strict=True):
+        fusion.add(depth_map, filled_m)
     counts = fusion.write(folder)
     write_road(folder / "road.npz", found.road)
     known = 0.0

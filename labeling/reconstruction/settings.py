@@ -129,6 +129,8 @@ class FusionSettings:
     voxel_m: float = 0.15
     far_m: float = 40.0
     """Depths beyond this are not fused."""
+    filled_far_m: float = 25.0
+    """Nor are filled-in ones beyond this."""
     min_weight: float = 2.0
     """Pictures that must agree on a surface."""
 
