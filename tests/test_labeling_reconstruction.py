@@ -296,6 +296,14 @@ def test_a_clip_without_parallax_says_so(tiny_clip_path):
     assert "auto@scene" not in Clip.open(tiny_clip_path).layer_names
 
 
+def test_a_job_without_parallax_writes_the_boxes_and_a_note(tiny_clip_path):
+    settings = LabelSettings("auto@job", evidence="truth", pictures=False, reconstruct=True)
+    settings = replace(settings, reconstruction=replace(ReconstructionSettings(), match=replace(MATCH, levels=16)))
+    stage = next(stage for stage in label_clip(tiny_clip_path, settings) if stage.name == "reconstruction")
+    assert stage.counts == {"views": 0} and "cannot be reconstructed" in stage.notes[0]
+    assert Clip.open(tiny_clip_path).layer("auto@job").occupancy(0) is None
+
+
 def test_frames_without_motion_are_left_out(tiny_clip_path):
     """The tiny clip drives 2.5 m a frame: all four frames count; every 4 m only every second."""
     clip = Clip.open(tiny_clip_path)

@@ -54,8 +54,8 @@ class CellGrid:
         self._count(self.hits, self.flat_index(points_world[ends].astype(np.float32)), weight[ends])
 
     def _count(self, counts: np.ndarray, flat_index: np.ndarray, weight: np.ndarray) -> None:
-        total = np.bincount(flat_index, weight, minlength=counts.size + 1)[: counts.size]
-        counts += total.reshape(self.shape).astype(np.float32)
+        inside = flat_index < counts.size
+        np.add.at(counts.reshape(-1), flat_index[inside], weight[inside].astype(np.float32))
 
     def state(self, settings: CarveSettings) -> tuple[np.ndarray, np.ndarray]:
         """Which cells are filled and which free, (I, J, K) bool each; the rest is unknown."""

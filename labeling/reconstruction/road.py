@@ -92,7 +92,8 @@ def fit_road(points_world: np.ndarray, weight: np.ndarray, ground: PathGround, s
     keep = (index >= 0).all(-1) & (index < np.array(shape)).all(-1) & (np.abs(above - offset) < settings.band_m)
     flat = index[keep, 0] * shape[1] + index[keep, 1]
     median, count = grouped_median(flat, above[keep] - offset, weight[keep], int(np.prod(shape)))
-    surface = smooth_surface(median.reshape(shape), np.minimum(count, 20.0).reshape(shape), settings)
+    inside = ground.distance(centers) <= settings.reach_m
+    surface = smooth_surface(median.reshape(shape), np.minimum(count, 20.0).reshape(shape), inside, settings)
     known = count.reshape(shape) >= settings.min_points
     height = (expected + offset + surface).astype(np.float32)
     return RoadGrid(low, settings.cell_m, height, known, known, np.zeros(shape, dtype=bool), np.zeros((*shape, 3), dtype=np.uint8))
@@ -127,27 +128,30 @@ def grouped_median(group: np.ndarray, value: np.ndarray, weight: np.ndarray, gro
     return median, total
 
 
-def smooth_surface(value: np.ndarray, count: np.ndarray, settings: RoadSettings) -> np.ndarray:
-    """(I, J) the surface that balances data (weights `count`), bending and a pull to 0; cells that disagree lose weight."""
-    rows, columns = value.shape
-    bend = sparse.vstack([_second_differences(rows, columns, axis) for axis in (0, 1)])
-    stiff = settings.stiffness * (bend.T @ bend) + settings.prior_weight * sparse.identity(value.size)
-    surface = np.zeros(value.size)
+def smooth_surface(value: np.ndarray, count: np.ndarray, inside: np.ndarray, settings: RoadSettings) -> np.ndarray:
+    """(I, J) the surface that balances data (weights `count`), bending and a pull to 0; cells that disagree lose weight.
+
+    It is 0 where `inside` (I, J) is false.
+    """
+    number = np.where(inside, np.cumsum(inside).reshape(inside.shape) - 1, -1)
+    bend = sparse.vstack([_second_differences(number if axis == 0 else number.T, int(inside.sum())) for axis in (0, 1)])
+    stiff = settings.stiffness * (bend.T @ bend) + settings.prior_weight * sparse.identity(int(inside.sum()))
+    data, weight, surface = value[inside], count[inside], np.zeros(int(inside.sum()))
     for turn in range(3):
-        trust = count.reshape(-1) / (1 + ((value.reshape(-1) - surface) / ROBUST_M) ** 2) if turn else count.reshape(-1)
-        solver = splu(sparse.csc_matrix(stiff + sparse.diags(trust)), permc_spec="MMD_AT_PLUS_A")
-        surface = solver.solve(trust * value.reshape(-1))
-    return surface.reshape(value.shape)
+        trust = weight / (1 + ((data - surface) / ROBUST_M) ** 2) if turn else weight
+        surface = splu(sparse.csc_matrix(stiff + sparse.diags(trust)), permc_spec="MMD_AT_PLUS_A").solve(trust * data)
+    result = np.zeros(value.shape)
+    result[inside] = surface
+    return result
 
 
-def _second_differences(rows: int, columns: int, axis: int) -> sparse.csr_matrix:
-    index = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c = (index[:-2], index[1:-1], index[2:]) if axis == 0 else (index[:, :-2], index[:, 1:-1], index[:, 2:])
-    number = a.size
-    line = np.tile(np.arange(number), 3)
-    weight = np.repeat([1.0, -2.0, 1.0], number)
-    place = np.concatenate([a.reshape(-1), b.reshape(-1), c.reshape(-1)])
-    return sparse.csr_matrix((weight, (line, place)), shape=(number, rows * columns))
+def _second_differences(number: np.ndarray, unknowns: int) -> sparse.csr_matrix:
+    """Rows that take 1, -2, 1 of three cells in a line along the first axis; `number` (I, J) names the unknown of a cell, -1 none."""
+    triples = np.stack([number[:-2], number[1:-1], number[2:]], axis=-1).reshape(-1, 3)
+    triples = triples[(triples >= 0).all(axis=1)]
+    line = np.repeat(np.arange(len(triples)), 3)
+    weight = np.tile([1.0, -2.0, 1.0], len(triples))
+    return sparse.csr_matrix((weight, (line, triples.reshape(-1))), shape=(len(triples), unknowns))
 
 
 def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray, cell_m: float) -> np.ndarray:

@@ -24,6 +24,10 @@ from scenes.errors import DataError
 from scenes.layers import OCCUPANCY_UNKNOWN, VoxelGrid, write_occupancy
 
 
+class NoDepthError(DataError):
+    """No two pictures of the clip agree on any depth: there is no parallax, or nothing to match."""
+
+
 @dataclass
 class Reconstruction:
     """Everything that was found about the static scene of a clip; all in the clip's world frame."""
@@ -87,9 +91,9 @@ def match_clip(clip: Clip, boxes_world: dict[int, Boxes], ground: PathGround, se
     frames = key_frames(clip, settings.every_s, settings.every_m, settings.most_frames)
     maps = depth_maps_of(list(clip_views(clip, frames, settings.match, movers, settings.mask_margin_m)), ground, settings)
     if not any((depth_map.depth_m > 0).any() for depth_map in maps):
-        raise DataError(
+        raise NoDepthError(
             f"{clip.path}: expected pictures that show the scene from different places, found no depth that two of them agree on; "
-            "the vehicle may stand still: label the clip without --reconstruct"
+            "the vehicle may stand still: this clip cannot be reconstructed"
         )
     return maps
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from labeling.layer_stage import label_boxes
-from labeling.reconstruction.scene import reconstruct, write_reconstruction
+from labeling.reconstruction.scene import NoDepthError, reconstruct, write_reconstruction
 from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.stages import ClipWork, Stage, read_arrays
 from scenes.atomic import atomic_folder
@@ -25,7 +25,12 @@ def reconstruct_clip(clip: Clip, boxes_world: dict[int, Boxes], settings: Recons
 def _reconstruction(work: ClipWork, path: Path) -> dict[str, float]:
     within = read_arrays(work.artefact("confidence"))["within"]
     boxes_world = label_boxes(work.clip, read_arrays(work.artefact("tracks")), within, work.settings.tracking)
-    return reconstruct_clip(work.clip, boxes_world, work.settings.reconstruction, path)
+    try:
+        return reconstruct_clip(work.clip, boxes_world, work.settings.reconstruction, path)
+    except NoDepthError as error:  # the boxes are labels all the same
+        work.notes.append(str(error))
+        with atomic_folder(path, replace=True):
+            return {"views": 0}
 
 
 RECONSTRUCTION = Stage(
