@@ -1,6 +1,7 @@
 """Is `--budget-ms` honoured? All candidates once, then three budgets: the chosen file timed anew, and what else would have fitted.
 
-    python -m benchmarks.onnx_budget nano --calibrate TRAINING_CLIPS --data VALIDATION_CLIPS
+    python -m benchmarks.onnx_budget FOLDER        # files of benchmarks.onnx_precision: accuracy stands in their manifests
+    python -m benchmarks.onnx_budget nano --calibrate TRAINING_CLIPS --data VALIDATION_CLIPS       # makes and measures them itself
 
 The budgets lie between the candidates' times (a tenth above the fastest, in the middle, a tenth above the slowest) unless given. Exit
 status 1 if a chosen file's p90, measured once more in a session of its own, is over the budget, or a more accurate candidate fits.
@@ -13,16 +14,17 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from export.budget import BudgetSettings, choose, make_candidates, measured_p90_ms, table, write_choice
+from export.budget import BudgetSettings, Candidate, choose, make_candidates, measured_p90_ms, table, write_choice
 from export.lower import Samples
+from export.runner import OnnxNetwork
 from scenes.clips import find_clips
 from scenes.errors import ConfigError
 
 
 def budgets(
-    checkpoint: Annotated[str, tyro.conf.Positional],
-    calibrate: list[Path],
-    data: list[Path],
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|CHECKPOINT")],
+    calibrate: tuple[Path, ...] = (),
+    data: tuple[Path, ...] = (),
     budget_ms: tuple[float, ...] = (),
     also: tuple[str, ...] = (),
     input_size: tuple[str, ...] = ("64x192",),
@@ -31,7 +33,7 @@ def budgets(
     """Makes the candidates, chooses for every budget, measures again.
 
     Args:
-        checkpoint: A checkpoint file, a run's folder or a shipped name.
+        what: A folder of exported files with accuracy in their manifests, or a checkpoint.
         calibrate: Clips for int8.
         data: Clips that accuracy is measured on.
         budget_ms: Budgets; default three that lie between the candidates' times.
@@ -40,13 +42,17 @@ def budgets(
         calibration_clips: How many of the clips of `calibrate` are used.
     """
     console = Console(highlight=False, width=140)
-    chosen = find_clips(calibrate)
-    samples = Samples(chosen[:: max(1, len(chosen) // calibration_clips)][:calibration_clips], "truth")
-    sizes = tuple((int(rows), int(columns)) for rows, columns in (size.split("x") for size in input_size))
-    settings = BudgetSettings(find_clips(data), samples, input_sizes=sizes)
     failed = 0
     with TemporaryDirectory() as folder:
-        found = make_candidates([checkpoint, *also], Path(folder), settings, console.print)
+        if Path(what).is_dir():
+            settings = BudgetSettings([Path(what)], Samples([], "truth"))
+            found = ready_candidates(Path(what), settings)
+        else:
+            chosen = find_clips(list(calibrate))
+            samples = Samples(chosen[:: max(1, len(chosen) // calibration_clips)][:calibration_clips], "truth")
+            sizes = tuple((int(rows), int(columns)) for rows, columns in (size.split("x") for size in input_size))
+            settings = BudgetSettings(find_clips(list(data)), samples, input_sizes=sizes)
+            found = make_candidates([what, *also], Path(folder), settings, console.print)
         times = sorted(entry.latency_ms for entry, _ in found)
         for limit in budget_ms or (1.1 * times[0], times[len(times) // 2], 1.1 * times[-1]):
             out = Path(folder) / "chosen.onnx"
@@ -61,6 +67,17 @@ def budgets(
         except ConfigError as error:
             console.print(f"too small a budget says: {error}")
     return 1 if failed else 0
+
+
+def ready_candidates(folder: Path, settings: BudgetSettings) -> list[tuple[Candidate, Path]]:
+    """The files of a folder whose accuracy is known, timed here."""
+    found = []
+    for path in sorted(folder.glob("*.onnx")):
+        accuracy = OnnxNetwork(path).manifest.accuracy
+        if settings.metric in accuracy:
+            p90_ms = measured_p90_ms(path, settings.threads)
+            found.append((Candidate(path.stem, p90_ms, False, float(accuracy[settings.metric]), path.stat().st_size / 1e6), path))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,23 +1,30 @@
 """What does each precision cost and gain? One checkpoint as fp32, fp16, int8 and int8-cpu: mean AP, size, what stays fp32.
 
     python -m benchmarks.onnx_precision nano --calibrate TRAINING_CLIPS --data VALIDATION_CLIPS --out FOLDER
+    python -m benchmarks.onnx_precision nano --layers 1 --precisions int8-cpu ...      # more candidates for benchmarks.onnx_budget
 
 Parts are chosen on `--calibrate`, accuracy is measured on `--data` by the evaluation that measures checkpoints; torch's own answer on
-the same clips stands in the first row. The files stay in FOLDER: `python -m benchmarks.onnx_speed nano --files ...` times them.
+the same clips stands in the first row. A file of the same weights that is there already is not made again. The files stay in FOLDER:
+`python -m benchmarks.onnx_speed nano --files ...` times them.
 """
 
 import time
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import tyro
+from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
 from export.accuracy import accuracy_of
 from export.command import verified_graph, write_graph
-from export.lower import PRECISIONS, Samples, lowered
-from export.networks import load_network
+from export.lower import PRECISIONS, Judge, Samples, lowered
+from export.manifest import Manifest
+from export.networks import LoadedNetwork, load_network
+from export.onnx_graph import read_manifest, weights_hash
+from export.runner import OnnxNetwork
 from scenes.clips import find_clips
 from training.evaluate import streamed_layer
 
@@ -28,8 +35,10 @@ def precision(
     data: list[Path],
     out: Path,
     against: str = "truth",
-    precisions: tuple[str, ...] = PRECISIONS,
-    calibration_clips: int = 8,
+    precisions: tuple[str, ...] = PRECISIONS[1:],
+    calibration_clips: int = 6,
+    layers: int | None = None,
+    torch: bool = True,
 ) -> None:
     """Writes and measures the files.
 
@@ -39,31 +48,52 @@ def precision(
         data: Clips that accuracy is measured on.
         out: Folder of the files.
         against: Label layer that is true.
-        precisions: Which files to write.
+        precisions: Which files to write besides fp32.
         calibration_clips: How many of the clips of `calibrate` are used, evenly spaced.
+        layers: Decoder layers; default all.
+        torch: Measure torch's own accuracy too.
     """
     console = Console(highlight=False, width=150)
     out.mkdir(parents=True, exist_ok=True)
     chosen, clips = find_clips(calibrate), find_clips(data)
     samples = Samples(chosen[:: max(1, len(chosen) // calibration_clips)][:calibration_clips], against)
-    network = load_network(checkpoint, None, "gather")
-    proto, manifest, _ = verified_graph(network, out / f"{network.name}.onnx")
-    table = Table("file", "MB", "mean AP", "points lost", "vehicle AP 30 m", "one step's error", "kept in fp32", "seconds to make")
-    eager = accuracy_of(lambda clip: streamed_layer(network.model, clip, "torch"), clips, against)
-    table.add_row("torch", "", f"{eager['mean_ap']:.4f}", "", f"{eager['vehicle_ap_30m']:.4f}", "", "", "")
-    before = 0.0
+    network = load_network(checkpoint, layers, "gather")
+    stem = out / f"{network.name}-{network.config.num_layers}layers"
+    proto, manifest = fp32_file(network, Path(f"{stem}-fp32.onnx"), clips, against)
+    judge, seconds = Judge(proto, manifest, samples), {}
     for name in precisions:
-        start = time.perf_counter()
-        graph, told = (proto, manifest) if name == "fp32" else lowered(proto, manifest, name, network, samples, console.print)
-        made_s = time.perf_counter() - start
-        path = out / f"{network.name}-{name}.onnx"
-        told = write_graph(graph, told, path, clips, against)
-        before = told.accuracy["mean_ap"] if name == "fp32" else before
-        choice, found = told.verification.get("precision", {}), told.accuracy
-        lost, kept = 100 * (before - found["mean_ap"]), ", ".join(choice.get("kept_fp32", [])) or "nothing more"
-        figures = f"{found['mean_ap']:.4f}", f"{lost:+.2f}", f"{found['vehicle_ap_30m']:.4f}"
-        table.add_row(path.name, f"{path.stat().st_size / 1e6:.1f}", *figures, f"{choice.get('error', 0):.2g}", kept, f"{made_s:.0f}")
+        path, start = Path(f"{stem}-{name}.onnx"), time.perf_counter()
+        if not is_of(network, path):
+            graph, told = lowered(proto, manifest, name, network, samples, console.print, judge)
+            seconds[path.name] = time.perf_counter() - start
+            write_graph(graph, told, path, clips, against)
+    table = Table("file", "MB", "mean AP", "points lost", "vehicle AP 30 m", "one step's error", "kept in fp32", "seconds to make")
+    if torch:
+        found = accuracy_of(lambda clip: streamed_layer(network.model, clip, "torch"), clips, against)
+        table.add_row("torch", "", f"{found['mean_ap']:.4f}", "", f"{found['vehicle_ap_30m']:.4f}", "", "", "")
+    for path in (Path(f"{stem}-{name}.onnx") for name in PRECISIONS):
+        if is_of(network, path):
+            told = OnnxNetwork(path).manifest
+            choice, found = told.verification.get("precision", {}), told.accuracy
+            lost, kept = 100 * (manifest.accuracy["mean_ap"] - found["mean_ap"]), ", ".join(choice.get("kept_fp32", [])) or "nothing more"
+            figures = f"{found['mean_ap']:.4f}", f"{lost:+.2f}", f"{found['vehicle_ap_30m']:.4f}"
+            made = f"{seconds[path.name]:.0f}" if path.name in seconds else ""
+            table.add_row(path.name, f"{path.stat().st_size / 1e6:.1f}", *figures, f"{choice.get('error', 0):.2g}", kept, made)
     console.print(table)
+
+
+def is_of(network: LoadedNetwork, path: Path) -> bool:
+    """Whether the file is there and holds these very weights."""
+    return path.is_file() and OnnxNetwork(path).manifest.hashes.get("weights_sha256") == weights_hash(network.model)
+
+
+def fp32_file(network: LoadedNetwork, path: Path, clips: list[Path], against: str) -> tuple[ModelProto, Manifest]:
+    """The fp32 graph and its manifest with its accuracy; written unless it is there."""
+    if not is_of(network, path):
+        proto, manifest, _ = verified_graph(network, path, steps=3)
+        write_graph(proto, manifest, path, clips, against)
+    proto = onnx.load(str(path))
+    return proto, read_manifest(proto, str(path))
 
 
 if __name__ == "__main__":

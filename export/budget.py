@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.command import verified_graph, write_graph
-from export.lower import Samples, lowered
+from export.lower import Judge, Samples, lowered
 from export.manifest import manifest_path
 from export.networks import load_network
 from export.roofline import DEVICES, bound_ms, device_of, node_costs
@@ -112,11 +112,12 @@ def make_candidates(
                 network = load_network(name, layers, settings.asked_sampler, size)
                 label = f"{network.name}-{layers}layers" + ("" if size is None else f"-{size[0]}x{size[1]}")
                 proto, manifest, _ = verified_graph(network, folder / f"{label}.onnx")
+                judge = Judge(proto, manifest, settings.samples)
                 for precision in settings.asked_precisions:
                     path = folder / f"{label}-{precision}.onnx"
                     graph, told = proto, manifest
                     if precision != "fp32":
-                        graph, told = lowered(proto, manifest, precision, network, settings.samples)
+                        graph, told = lowered(proto, manifest, precision, network, settings.samples, judge=judge)
                     told = write_graph(graph, told, path, settings.clips, settings.samples.against)
                     latency, accuracy = latency_ms(path, graph, settings), float(told.accuracy[settings.metric])
                     found.append((Candidate(path.stem, latency, settings.device != HERE, accuracy, path.stat().st_size / 1e6), path))

@@ -33,6 +33,7 @@ class PartError:
     rule: str
     """The conversion rule that cost least."""
     error: float
+    """NaN: not measured, because everything together was good enough."""
     kept: bool
     """True: the part stays fp32."""
 
@@ -126,6 +127,25 @@ def choose_parts(
         part_budget: A part that alone costs more, by its best rule, stays fp32.
         total_budget: While the whole costs more, the worst remaining part is kept too.
     """
+    if len(lowering.rules) == 1:  # nothing to choose but what to keep: if all together is good enough, no part has to be looked at
+        choice = PrecisionChoice([PartError(part, lowering.rules[0], float("nan"), False) for part in lowering.parts])
+        converted = lowering.convert(choice.rules)
+        choice.error = dense_error(converted, steps)
+        if choice.error <= total_budget:
+            return converted, choice
+    choice = measured_parts(lowering, steps, part_budget, progress)
+    while True:
+        converted = lowering.convert(choice.rules)
+        choice.error = dense_error(converted, steps)
+        if choice.error <= total_budget or not choice.rules:
+            return converted, choice
+        keep_worst(choice)
+
+
+def measured_parts(
+    lowering: Lowering, steps: list[RecordedStep], part_budget: float, progress: Callable[[str], None] = lambda text: None
+) -> PrecisionChoice:
+    """Every part alone, by its best rule, on a few of the steps."""
     few = steps[:: max(1, len(steps) // PART_STEPS)]
     found = []
     for part in lowering.parts:
@@ -133,13 +153,7 @@ def choose_parts(
         rule = min(errors, key=lambda name: errors[name])
         found.append(PartError(part, rule, errors[rule], errors[rule] > part_budget))
         progress(f"{part}: {errors[rule]:.2e}{' (stays fp32)' if found[-1].kept else ''}")
-    choice = PrecisionChoice(found)
-    while True:
-        converted = lowering.convert(choice.rules)
-        choice.error = dense_error(converted, steps)
-        if choice.error <= total_budget or not choice.rules:
-            return converted, choice
-        keep_worst(choice)
+    return PrecisionChoice(found)
 
 
 def keep_worst(choice: PrecisionChoice) -> None:
