@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fusion.lenses import Lenses, project
+from fusion.sampling import mix_pixels, pixel_rows
 
 VIEWS = 2
 """Best views kept for each point."""
@@ -94,19 +95,6 @@ class Atlas:
             return mix_pixels(torch.cat([pixel_rows(level) for level in self.maps]), pixel, weight)
         samples = torch.stack([self.sample(views, level) for level in range(len(self.levels))], dim=2)  # B C L V P
         return (samples * visible[:, None, None].to(samples.dtype)).sum(3).permute(0, 3, 2, 1)
-
-
-def pixel_rows(maps: Tensor) -> Tensor:
-    """(B*N, C, h, w) to (B*N*h*w, C): one row a map pixel, counted through clips, cameras, rows and columns."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
-
-
-def mix_pixels(rows: Tensor, pixel_BPLV4: Tensor, weight_BPLV4: Tensor) -> Tensor:
-    """(B, P, L, C): for every point and level the weighted sum of the V * 4 rows that it names. A gather and a small matrix product."""
-    batch, points, levels = pixel_BPLV4.shape[:3]
-    weight = weight_BPLV4.reshape(batch * points * levels, 1, -1)
-    found = rows.index_select(0, pixel_BPLV4.reshape(-1)).reshape(batch * points * levels, -1, rows.shape[1])
-    return (weight.to(rows.dtype) @ found).reshape(batch, points, levels, -1)
 
 
 def stack_cameras(maps: Tensor, batch: int) -> Tensor:

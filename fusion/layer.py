@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fusion.atlas import Atlas, best_views
 from fusion.grid import BevGrid
+from fusion.sampling import sample_plane
 
 
 @dataclass
@@ -139,7 +140,7 @@ class SampledAttention(nn.Module):
         points = self._points_ego(tokens, box)
         found = self._from_cameras(tokens, points, box, around.atlas)
         if around.bev is not None and self.bev_channels is not None:
-            found = found + self._from_bev(tokens, points, around.bev, around.grid)
+            found = found + self._from_bev(tokens, points, around.bev, around)
         return self.out(found)
 
     def _points_ego(self, tokens: Tensor, box: Tensor) -> Tensor:
@@ -163,10 +164,10 @@ class SampledAttention(nn.Module):
         mixed = (weights.transpose(2, 3)[..., None].to(values.dtype) * values).sum(2)
         return mixed.flatten(2) + self.seen(seen.mean(-1, keepdim=True).to(mixed.dtype))
 
-    def _from_bev(self, tokens: Tensor, points: Tensor, bev: Tensor, grid: BevGrid) -> Tensor:
+    def _from_bev(self, tokens: Tensor, points: Tensor, bev: Tensor, around: Surroundings) -> Tensor:
         batch, queries = tokens.shape[:2]
-        where = grid.normalised(points)  # B Q P 2
-        samples = functional.grid_sample(bev, where.to(bev.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+        where = around.grid.normalised(points)  # B Q P 2
+        samples = sample_plane(bev, where, around.atlas.sampler)
         values = self.bev_value(samples.permute(0, 2, 3, 1)).reshape(batch, queries, self.points, self.heads, -1)
         weights = self.bev_weights(tokens).float().reshape(batch, queries, self.heads, self.points).softmax(-1)
         return (weights.transpose(2, 3)[..., None].to(values.dtype) * values).sum(2).flatten(2)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.atlas import VIEWS, Atlas, Views, best_views, corners, mix_pixels, pixel_rows, sample_stacked, stack_cameras
+from fusion.atlas import VIEWS, Atlas, Views, best_views, corners, sample_stacked, stack_cameras
 from fusion.grid import BevGrid
+from fusion.sampling import mix_pixels, pixel_rows
 from perception.blocks import conv_norm_relu
 from perception.depth import DepthBins
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fusion.config import QueryConfig
 from fusion.grid import BevGrid
 from fusion.interface import WorldState
+from fusion.sampling import sample_plane
 
 
 def empty_state(batch: int, query: QueryConfig, grid: BevGrid, maps: int, channels: int, device: torch.device | str) -> WorldState:
@@ -71,7 +71,9 @@ def _turned(vectors: Tensor, rotation: Tensor) -> Tensor:
     return (vectors[..., :, None] * rotation[:, None]).sum(-2)
 
 
-def warp_maps(state: WorldState, prev_from_ego_B44: Tensor, dt_B: Tensor, grid: BevGrid, centers_XY2: Tensor) -> tuple[Tensor, Tensor]:
+def warp_maps(
+    state: WorldState, prev_from_ego_B44: Tensor, dt_B: Tensor, grid: BevGrid, centers_XY2: Tensor, sampler: str = "auto"
+) -> tuple[Tensor, Tensor]:
     """Past maps (B, M, C, X, Y) seen from the present ego frame, and (B, M, 2, X, Y): where they are known, and their age there."""
     batch, maps, channels = state.bev_BMCXY.shape[:3]
     matrix = prev_from_ego_B44.float()[:, None, None]
@@ -79,7 +81,7 @@ def warp_maps(state: WorldState, prev_from_ego_B44: Tensor, dt_B: Tensor, grid: 
     moved = torch.stack([matrix[..., row, 0] * x + matrix[..., row, 1] * y + matrix[..., row, 3] for row in range(2)], dim=-1)
     where = grid.normalised(moved)  # B X Y 2
     flat = state.bev_BMCXY.flatten(1, 2)
-    warped = functional.grid_sample(flat, where.to(flat.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+    warped = sample_plane(flat, where, sampler)
     inside = (where.abs() < 1.0).all(-1).float()
     age = state.bev_age_BM + dt_B.float()[:, None]
     known = (state.bev_age_BM >= 0).float()[..., None, None] * inside[:, None]

@@ -63,7 +63,7 @@ class Surround(nn.Module):
         levels, depth_logits = self.see(step, lenses)
         atlas = Atlas.stack(levels, lenses, self.sampler_on(lenses.alive_BN.device))
         lifted = self.lifting(atlas, depth_logits)
-        old_maps, known = warp_maps(state, step.prev_from_ego_B44, step.dt_B, self.config.grid, self.centers_XY2)
+        old_maps, known = warp_maps(state, step.prev_from_ego_B44, step.dt_B, self.config.grid, self.centers_XY2, atlas.sampler)
         bev, newest = self.bev_encoder(lifted, torch.cat([old_maps, known.to(old_maps.dtype)], dim=2).flatten(1, 2))
         memory = self.recall(state, step)
         if self.bev_tokens is not None:
@@ -76,7 +76,7 @@ class Surround(nn.Module):
         queries, layers = self.decoder(queries, self.source.position, mask_bias, around, past, self.num_layers)
         maps, ages = push_maps(state, old_maps, newest, step.dt_B)
         next_state = self.remember(queries, layers[-1], state, step.dt_B, maps, ages)
-        occupancy, flow = self.occupancy(bev) if self.occupancy is not None else (None, None)
+        occupancy, flow = self.occupancy(bev, atlas.sampler) if self.occupancy is not None else (None, None)
         output = StepOutput(
             layers=layers,
             num_denoising=0 if denoising is None else denoising.box_BM9.shape[1],

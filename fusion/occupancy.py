@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fusion.grid import BevGrid
+from fusion.sampling import sample_plane
 from perception.blocks import conv_norm_relu
 from scenes.layers import OCCUPANCY_STATES, VoxelGrid
 
@@ -31,11 +31,11 @@ class OccupancyHead(nn.Module):
         self.same_grid = same and self.voxels.min_ego_m[:2] == (grid.min_x_m, grid.min_y_m)
         self.register_buffer("where_XY2", where, persistent=False)
 
-    def forward(self, bev: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, bev: Tensor, sampler: str = "auto") -> tuple[Tensor, Tensor]:
         """Features (B, C, X, Y) to state logits (B, O, X, Y, Z) and flow (B, 2, X, Y, Z) in m/s."""
         if not self.same_grid:
             where = self.where_XY2[None].expand(bev.shape[0], -1, -1, -1).to(bev.dtype)
-            bev = functional.grid_sample(bev, where, mode="bilinear", padding_mode="zeros", align_corners=False)
+            bev = sample_plane(bev, where, sampler)
         hidden = self.hidden(bev)
         return self._voxels(self.state(hidden), self.states), self._voxels(self.flow(hidden), 2)
 

@@ -12,6 +12,7 @@ from fusion.grid import BevGrid
 from fusion.interface import StepInput
 from fusion.lenses import project, ray_geometry, read_lenses
 from fusion.memory import empty_state, move_boxes, warp_maps
+from fusion.sampling import sample_plane
 from perception.depth import DepthBins
 from scenes.cameras import Camera
 from scenes.geometry import transform_points
@@ -115,6 +116,16 @@ def test_gather_samples_equal_grid_samples_and_stay_in_their_own_strip():
     assert (sampled - gathered).abs().max() < 1e-4
     own = (camera[:, 0] + torch.tensor([[0], [cameras]])) * visible.amax(1)  # no bleeding from the camera above or below
     assert (gathered[:, :, 0, 0] - own).abs().max() < 1e-5
+
+
+def test_a_plane_is_sampled_alike_without_grid_sample_and_is_zero_outside():
+    torch.manual_seed(0)
+    maps, where = torch.randn(2, 3, 5, 7), torch.rand(2, 6, 4, 2) * 3 - 1.5
+    sampled, gathered = (sample_plane(maps, where, sampler) for sampler in ("gridsample", "gather"))
+    assert (sampled - gathered).abs().max() < 1e-5
+    middle = torch.tensor([(2 * 3 + 1) / 7 - 1, (2 * 1 + 1) / 5 - 1]).expand(2, 1, 1, 2)  # the centre of column 3, row 1
+    assert torch.allclose(sample_plane(maps, middle, "gather")[:, :, 0, 0], maps[:, :, 1, 3], atol=1e-5)
+    assert sample_plane(maps, middle + 9.0, "gather").abs().max() == 0.0
 
 
 def test_a_bright_spot_is_sampled_at_the_point_that_projects_to_it():
