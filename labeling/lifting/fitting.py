@@ -29,6 +29,8 @@ class P(IntEnum):
     HEIGHT = 6
 
 
+EDGE_AXIS = np.array([0, 1, 0, 1])
+"""Whether an edge is a column (0) or a row (1)."""
 POINT_STEP_M = 0.01
 """For the numeric derivative of the projection."""
 LARGEST_STEP = np.array([4.0, 4.0, 0.5, 0.5, 0.2, 0.2, 0.2])
@@ -142,7 +144,7 @@ def linearise(
     error, count = edge_errors(observations, edges, weight, hidden_weight)
     made_by, made_of = (np.take_along_axis(values, which[:, :, None], axis=1) for values in (points_world, unit))
     moved = np.concatenate([made_by[:, :, None], made_by[:, :, None] + POINT_STEP_M * np.eye(3)], axis=2)  # (N, 4, 4, 3)
-    pixels = np.stack([observations.project(moved)[:, e, :, e % 2] for e in range(4)], axis=1)  # (N, 4, 4)
+    pixels = np.take_along_axis(observations.project(moved), EDGE_AXIS[None, :, None, None], axis=3)[..., 0]  # (N, 4, 4)
     free = (pixels[..., 0] > -0.5) & (pixels[..., 0] < np.tile(observations.limits_px(), 2))
     by_point = (pixels[..., 1:] - pixels[..., :1]) / POINT_STEP_M * free[..., None] / observations.sigma_px[..., None]
     slope = np.einsum("nek,neki->nei", by_point, point_slopes(body, made_of, road))

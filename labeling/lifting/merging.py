@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeling.lifting.explaining import Explained, Scene, class_votes, explain, stand
+from labeling.lifting.explaining import Explained, Scene, class_votes, explain, explained_standing, stand
+from labeling.lifting.fitting import Fit
 from labeling.tracks.overlap import ground_iou
 
 GOOD_TOGETHER = 2.0
@@ -87,14 +88,54 @@ def candidate_pairs(tracks: list[Explained], scene: Scene) -> list[Pair]:
     return sorted(pairs, key=lambda pair: pair.sigma)
 
 
-def together(a: Explained, b: Explained, scene: Scene) -> Explained:
-    """Both tracks' rectangles explained as one object."""
-    rows = _stronger_in_shared(a, b, scene)
-    tried = [(track.body, class_id) for track in (a, b) for class_id in {a.class_id, b.class_id}]
-    class_id = np.array([c for _, c in tried])
-    fit = stand(scene, [rows] * len(tried), class_id, np.stack([body for body, _ in tried]))
-    best = int(np.argmin(fit.cost - 2 * np.log(class_votes(scene, rows)[class_id] + 1e-3)))
-    return explain(scene, rows, int(class_id[best]), fit, best)
+@dataclass(frozen=True)
+class Together:
+    """Two tracks tried as one standing object."""
+
+    rows: np.ndarray
+    class_id: int
+    fit: Fit
+    """One row."""
+
+
+def stand_together(pairs: list[Pair], tracks: list[Explained], scene: Scene) -> list[Together]:
+    """The rectangles of each pair explained as one standing object of either's class, all pairs at once."""
+    rows = [_stronger_in_shared(tracks[pair.a], tracks[pair.b], scene) for pair in pairs]
+    tried = [
+        (k, track.body, class_id)
+        for k, pair in enumerate(pairs)
+        for track in (tracks[pair.a], tracks[pair.b])
+        for class_id in {tracks[pair.a].class_id, tracks[pair.b].class_id}
+    ]
+    owner, class_id = np.array([k for k, _, _ in tried]), np.array([c for _, _, c in tried])
+    fit = stand(scene, [rows[k] for k in owner], class_id, np.stack([body for _, body, _ in tried]))
+    votes = [class_votes(scene, chain) for chain in rows]
+    cost = fit.cost - 2 * np.log(np.array([votes[k][c] for k, c in zip(owner, class_id, strict=True)]) + 1e-3)
+    found = []
+    for k, chain in enumerate(rows):
+        mine = np.flatnonzero(owner == k)
+        best = int(mine[np.argmin(cost[mine])])
+        found.append(
+            Together(
+                chain,
+                int(class_id[best]),
+                fit.take(np.array([best])),
+            )
+        )
+    return found
+
+
+def joined(a: Explained, b: Explained, both: Together, scene: Scene) -> Explained | None:
+    """Two tracks as one object, if that explains them nearly as well; whether it drives is asked where standing does not do."""
+    limit, worst = a.cost + b.cost + scene.settings.merge.worse_chi2, max(a.misfit, b.misfit, GOOD_TOGETHER)
+    standing = explained_standing(scene, both.rows, both.class_id, both.fit, 0)
+    if a.is_static and b.is_static:
+        if standing.cost < limit and standing.misfit <= worst:
+            return standing
+        if np.intersect1d(a.frames, b.frames).size:
+            return None
+    one = explain(scene, both.rows, both.class_id, both.fit, 0)
+    return one if one.cost < limit and one.misfit <= worst else None
 
 
 def _stronger_in_shared(a: Explained, b: Explained, scene: Scene) -> np.ndarray:
@@ -129,16 +170,17 @@ def _overlap(a: Explained, b: Explained) -> bool:
 def merge_tracks(tracks: list[Explained], scene: Scene, rounds: int = 3) -> list[Explained]:
     """The tracks with all pairs joined that are explained together nearly as well as apart."""
     for _ in range(rounds):
+        pairs = candidate_pairs(tracks, scene)
+        if not pairs:
+            return tracks
         used: set[int] = set()
         merged: list[Explained] = []
-        for pair in candidate_pairs(tracks, scene):
+        for pair, both in zip(pairs, stand_together(pairs, tracks, scene), strict=True):
             if pair.a in used or pair.b in used:
                 continue
-            a, b = tracks[pair.a], tracks[pair.b]
-            joined = together(a, b, scene)
-            worst = max(a.misfit, b.misfit, GOOD_TOGETHER)
-            if joined.cost - a.cost - b.cost < scene.settings.merge.worse_chi2 and joined.misfit <= worst:
-                merged.append(joined)
+            one = joined(tracks[pair.a], tracks[pair.b], both, scene)
+            if one is not None:
+                merged.append(one)
                 used |= {pair.a, pair.b}
         if not merged:
             return tracks
