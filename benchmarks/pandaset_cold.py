@@ -6,7 +6,8 @@ Truth are the cuboids of vehicles (car, truck, bus, trailer, construction vehicl
 least 30 % of the cuboid's outline lies inside one picture and in front of all other cuboids (painted from far to near), and at least
 5 lidar points lie in it in the nearest of the three sweeps (walls and fences are no cuboids). A label is right if its centre is within 2 m
 of such a cuboid, one to one in each frame. Labels on cuboids that are not asked for (hidden, ignored) count neither way. Labels written as
-`ignore` are left out. A second column asks for all that a camera sees by 5 % and that has one lidar point. Cuboids and lidar are looked at here only, after the labels are written.
+`ignore` are left out. A second column asks for all that a camera sees by 5 % and that has one lidar point. Cuboids and lidar are looked at
+here only, after the labels are written.
 """
 
 import shutil
