@@ -119,7 +119,7 @@ def run_config(
     return replace(
         base,
         data=replace(base.data, folders=data, layers=layer, batch=batch),
-        optim=replace(base.optim, steps=steps, lr=lr, warmup_steps=min(100, steps // 4), ema=min(0.998, 1 - 8 / steps)),
+        optim=replace(base.optim, steps=steps, lr=lr, warmup_steps=min(100, steps // 4), ema=max(0.0, min(0.998, 1 - 8 / steps))),
         loss=loss,
         run=replace(base.run, out=out / "runs" / name, seed=seed, threads=threads),
     )
