@@ -42,6 +42,7 @@ def label_boxes(clip: Clip, arrays: dict[str, np.ndarray], within: np.ndarray, s
     class_id, score = arrays["class_id"][track], within[:, -1]
     least, sure = (np.array([getattr(limits[k], name) for k in class_id.tolist()]) for name in ("ignore_probability", "label_probability"))
     columns = {"provenance": arrays["provenance"], "evidence": arrays["sources"], "within": within, "ignore": score < sure}
+    columns["visibility"] = arrays["visibility"]
     boxes_world = Boxes.make(arrays["box_world"], class_id, track, score, **columns)
     found = {}
     for frame in range(len(clip)):

@@ -30,6 +30,7 @@ def arrays_of_tracks(tracks: list[TrackLabels]) -> dict[str, np.ndarray]:
         "box_world": np.concatenate([np.zeros((0, 9)), *(track.box_world for track in tracks)]),
         "box_probability": np.concatenate([np.zeros(0), *(track.box_probability for track in tracks)]),
         "provenance": np.concatenate([none, *(track.provenance.astype(str) for track in tracks)]),
+        "visibility": np.concatenate([np.zeros(0), *(track.visibility for track in tracks)]),
         "sources": np.concatenate([none, *(track.sources.astype(str) for track in tracks)]),
     }
 
@@ -47,6 +48,7 @@ def tracks_from_arrays(arrays: dict[str, np.ndarray]) -> list[TrackLabels]:
             arrays["provenance"][begin:end].astype(object),
             bool(arrays["is_static"][k]),
             arrays["sources"][begin:end].astype(object),
+            arrays["visibility"][begin:end],
         )
         for k, (begin, end) in enumerate(zip(ends - arrays["length"], ends, strict=True))
     ]

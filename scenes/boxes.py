@@ -156,6 +156,17 @@ def transform_boxes(dst_from_src: np.ndarray, box_src: np.ndarray) -> np.ndarray
     return box_dst
 
 
+def transform_each_box(dst_from_src: np.ndarray, box_src: np.ndarray) -> np.ndarray:
+    """`transform_boxes` with a transform of its own (N, 4, 4) for each row (N, 9)."""
+    rotation, box_dst = dst_from_src[:, :3, :3], box_src.copy()
+    box_dst[:, :3] = (rotation @ box_src[:, :3, None])[..., 0] + dst_from_src[:, :3, 3]
+    cos, sin = np.cos(box_src[:, Box3D.YAW]), np.sin(box_src[:, Box3D.YAW])
+    heading = rotation[:, :2, 0] * cos[:, None] + rotation[:, :2, 1] * sin[:, None]
+    box_dst[:, Box3D.YAW] = np.arctan2(heading[:, 1], heading[:, 0])
+    box_dst[:, Box3D.VX :] = (rotation[:, :2, :2] @ box_src[:, Box3D.VX :, None])[..., 0]
+    return box_dst
+
+
 def box_corners(box: np.ndarray) -> np.ndarray:
     """Corners (M, 8, 3) of box rows (M, 9): 0-3 the bottom from front left counterclockwise (FL, RL, RR, FR), 4-7 the top.
 

@@ -182,7 +182,7 @@ def test_parked_cars_tell_that_the_poses_are_too_long():
 def test_fitted_confidence_is_calibrated():
     generator = np.random.default_rng(1)
     features = generator.normal(size=(4000, len(FEATURES)))
-    odds = -0.5 + features @ np.array([1.0, 0.5, 0, 0, 0.3, 0, -0.4])
+    odds = -0.5 + features @ np.array([1.0, 0.5, 0, 0, 0.3, 0, 0, -0.4, 0])
     weights = fitted_weights(features, generator.random(4000) < logistic(odds))
     assert weights["bias"] == pytest.approx(-0.5, abs=0.15)
     assert weights["local_weight"] == pytest.approx(1.0, abs=0.15)

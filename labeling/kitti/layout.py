@@ -13,9 +13,9 @@ from labeling.kitti.scale import estimated_pose_scale, scaled_poses, with_poses
 from labeling.kitti.settings import KittiClass
 from labeling.tracks.evidence import Evidence, InView
 from labeling.tracks.settings import TrackingSettings
-from labeling.tracks.tracking import TrackLabels, label_group, link_clip
+from labeling.tracks.tracking import TrackLabels, label_group, link_clip, solve_groups
 from scenes.atomic import atomic_file
-from scenes.boxes import CLASS_NAMES, Box3D, box_corners
+from scenes.boxes import CLASS_NAMES, Box3D, box_corners, transform_each_box
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, invert_rigid, rigid_from_parts, wrap_angle
 from scenes.rigs import CAM_AXES_IN_EGO
@@ -103,21 +103,10 @@ def read_evidence(root: Path, sequence: KittiSequence, kind: KittiClass, pose_sc
         )
     world_from_ego = scaled_poses(sequence.world_from_ego, pose_scale)
     box_ego = ego_boxes_from_kitti(rows[:, 7:14])
-    box_world = boxes_in_frames(world_from_ego[frame], box_ego)
+    box_world = transform_each_box(world_from_ego[frame], box_ego)
     score = 1 / (1 + np.exp(-(kind.score_bias + kind.score_slope * rows[:, 6])))
     stamps = np.arange(len(world_from_ego), dtype=np.int64) * FRAME_NS
     return Evidence(stamps, world_from_ego, frame, box_world, np.full(len(rows), CLASS_NAMES.index(kind.class_name)), score)
-
-
-def boxes_in_frames(dst_from_src: np.ndarray, box_src: np.ndarray) -> np.ndarray:
-    """Box rows (N, 9), each moved by a transform of its own (N, 4, 4); boxes stay upright."""
-    rotation, box_dst = dst_from_src[:, :3, :3], box_src.copy()
-    box_dst[:, :3] = (rotation @ box_src[:, :3, None])[..., 0] + dst_from_src[:, :3, 3]
-    cos, sin = np.cos(box_src[:, Box3D.YAW]), np.sin(box_src[:, Box3D.YAW])
-    heading = rotation[:, :2, 0] * cos[:, None] + rotation[:, :2, 1] * sin[:, None]
-    box_dst[:, Box3D.YAW] = np.arctan2(heading[:, 1], heading[:, 0])
-    box_dst[:, Box3D.VX :] = (rotation[:, :2, :2] @ box_src[:, Box3D.VX :, None])[..., 0]
-    return box_dst
 
 
 def projected_rectangle(img_from_cam: np.ndarray, box_ego: np.ndarray) -> np.ndarray:
@@ -163,11 +152,9 @@ def track_sequence(
     world_from_ego = scaled_poses(sequence.world_from_ego, scale)
     sequence = replace(sequence, world_from_ego=world_from_ego)
     in_view = camera_in_view(sequence, world_from_ego)
-    tracks = {}
-    for kind, group in zip(kinds, linked, strict=True):
-        found = label_group(with_poses(group, world_from_ego).stitched(), in_view)
-        tracks[kind.name] = sorted(found, key=lambda track: -track.probability)
-    return tracks, sequence
+    solved = solve_groups([with_poses(group, world_from_ego).stitched() for group in linked], eye_height_m=0.0)
+    found = [sorted(label_group(group, in_view), key=lambda track: -track.probability) for group in solved]
+    return {kind.name: tracks for kind, tracks in zip(kinds, found, strict=True)}, sequence
 
 
 def result_lines(sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLabels]) -> list[str]:
@@ -177,7 +164,7 @@ def result_lines(sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLa
     frames = np.concatenate([track.frames for track in tracks])
     box_world = np.concatenate([track.box_world for track in tracks])
     track_ids = np.repeat(np.arange(len(tracks)), [len(track.frames) for track in tracks])
-    box_ego = boxes_in_frames(invert_rigid(sequence.world_from_ego)[frames], box_world)
+    box_ego = transform_each_box(invert_rigid(sequence.world_from_ego)[frames], box_world)
     rows, rectangle = kitti_from_ego_boxes(box_ego), projected_rectangle(sequence.img_from_cam, box_ego)
     alpha = wrap_angle(rows[:, 6] - np.arctan2(rows[:, 3], rows[:, 5]))
     score = np.array([track.probability for track in tracks])[track_ids]

@@ -50,7 +50,8 @@ def kitti_car() -> KittiClass:
         coast_s=2.0,
         coast_std_m=2.5,
         stitch_s=5.0,
-        stitch_std_m=3.0,
+        standing_s=20.0,
+        stitch_std_m=5.0,
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
@@ -64,7 +65,15 @@ def kitti_car() -> KittiClass:
         range_weight=0.534,
         keep_share=0.1,
     )
-    group = GroupSettings(("car",), LIDAR_NOISE, motion, link, CompletionSettings(0.5, 5.0, 1.0), confidence, duplicate_iou=0.15)
+    group = GroupSettings(
+        ("car",),
+        LIDAR_NOISE,
+        motion,
+        link,
+        CompletionSettings(extend_s=0.5, fill_s=20.0, fill_score=0.5, bridge_s=1.0),
+        confidence,
+        duplicate_iou=0.15,
+    )
     return KittiClass("Car", "car", -2.6, 0.8, group)
 
 
@@ -80,6 +89,7 @@ def kitti_pedestrian() -> KittiClass:
         static_speed_mps=0.2,
         static_drift_mps=0.05,
         heading_speed_mps=0.5,
+        turn_radius_m=0.0,
         heading_slip_mps=0.3,
     )
     link = LinkSettings(
@@ -89,7 +99,8 @@ def kitti_pedestrian() -> KittiClass:
         gate_m=1.5,
         coast_s=1.5,
         coast_std_m=1.2,
-        stitch_s=3.0,
+        stitch_s=4.0,
+        standing_s=20.0,
         stitch_std_m=4.0,
         stitch_score=0.1,
         yaw_weight=0.0,
@@ -105,7 +116,15 @@ def kitti_pedestrian() -> KittiClass:
         range_weight=0.653,
         keep_share=0.2,
     )
-    group = GroupSettings(("pedestrian",), PEOPLE_NOISE, motion, link, CompletionSettings(0.5, 3.0, 1.0), confidence, duplicate_iou=0.15)
+    group = GroupSettings(
+        ("pedestrian",),
+        PEOPLE_NOISE,
+        motion,
+        link,
+        CompletionSettings(extend_s=0.5, fill_s=20.0, fill_score=0.5, bridge_s=1.0),
+        confidence,
+        duplicate_iou=0.15,
+    )
     return KittiClass("Pedestrian", "pedestrian", -4.7, 1.45, group)
 
 
@@ -121,7 +140,8 @@ def kitti_cyclist() -> KittiClass:
         gate_m=3.0,
         coast_s=2.0,
         coast_std_m=1.5,
-        stitch_s=4.0,
+        stitch_s=5.0,
+        standing_s=20.0,
         stitch_std_m=4.0,
         stitch_score=0.1,
     )
@@ -136,7 +156,15 @@ def kitti_cyclist() -> KittiClass:
         range_weight=-0.01,
         keep_share=0.1,
     )
-    group = GroupSettings(("bicycle",), PEOPLE_NOISE, motion, link, CompletionSettings(1.0, 4.0, 1.0), confidence, duplicate_iou=0.15)
+    group = GroupSettings(
+        ("bicycle",),
+        PEOPLE_NOISE,
+        motion,
+        link,
+        CompletionSettings(extend_s=1.0, fill_s=20.0, fill_score=0.5, bridge_s=1.0),
+        confidence,
+        duplicate_iou=0.15,
+    )
     return KittiClass("Cyclist", "bicycle", -4.9, 1.1, group)
 
 

@@ -23,6 +23,8 @@ REFUSED = 1e6
 """Cost of a pair that must not be linked."""
 SIZE_MEMORY = 0.15
 """Share that each new detection has in a living track's remembered size and heading."""
+IMPOSSIBLE_TURN2 = 12.0
+"""Strong detections whose axes differ by more (squared, in units of `yaw_rad`, times `yaw_weight`) are not the same object."""
 LOOKS = slice(0, 3)
 """Columns of `Living.memory`: log sizes, ..."""
 LOOK_YAW, LOOK_Z, SEEN_S = 3, 4, 5
@@ -106,7 +108,9 @@ def link_costs(living: Living, rows: np.ndarray, lane: np.ndarray, detected: Det
     cost = (distance2 + np.log(det) + link["size_weight"][mine] * size + link["yaw_weight"][mine] * np.minimum(yaw, 9)) / 2
     cost += np.minimum(height, 9) / 2
     cost += link["class_cost"][mine] * (detected.class_id[row] != detected.class_id[living.last[i]])
-    allowed = (distance2 <= link["gate_sigma"][mine] ** 2) & (size <= 36)
+    strong = np.minimum(detected.score[row], detected.score[living.last[i]]) >= link["high_score"][mine]
+    turned = strong & (link["yaw_weight"][mine] * yaw > IMPOSSIBLE_TURN2)
+    allowed = (distance2 <= link["gate_sigma"][mine] ** 2) & (size <= 36) & ~turned
     return i[allowed], j[allowed], cost[allowed]
 
 

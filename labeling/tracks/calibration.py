@@ -14,11 +14,11 @@ from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 
 from labeling.detections import read_evidence
-from labeling.tracks.confidence import FEATURES, box_features, fitted_weights, logistic
+from labeling.tracks.confidence import FEATURES, fitted_weights, logistic
 from labeling.tracks.evidence import Evidence, evidence_from_layer
 from labeling.tracks.settings import GroupSettings, TrackingSettings
-from labeling.tracks.tracking import link_clip
-from labeling.tracks.trajectory import SolvedTracks, solve_tracks
+from labeling.tracks.tracking import link_clip, solve_groups
+from labeling.tracks.trajectory import SolvedTracks
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError
 from scenes.layers import LabelLayer
@@ -49,11 +49,10 @@ def right_boxes(tracks: SolvedTracks, truth: LabelLayer, settings: GroupSettings
 
 
 def labelled_features(evidence: Evidence, truth: LabelLayer, settings: GroupSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Features (R, 7) and verdicts (R,) of all boxes of a group in one clip."""
+    """Features (R, 8) and verdicts (R,) of all boxes of a group in one clip."""
     (linked,) = link_clip(evidence, TrackingSettings((settings,)))
-    linked = linked.stitched()
-    tracks = solve_tracks(linked.evidence, linked.chains, settings)
-    return box_features(tracks, linked.evidence), right_boxes(tracks, truth, settings)
+    (solved,) = solve_groups([linked.stitched()], TrackingSettings().eye_height_m)
+    return solved.features, right_boxes(solved.tracks, truth, settings)
 
 
 def calibrated(clips: list[tuple[Evidence, LabelLayer]], settings: TrackingSettings, ridge: float = 20.0) -> TrackingSettings:
@@ -67,7 +66,7 @@ def calibrated(clips: list[tuple[Evidence, LabelLayer]], settings: TrackingSetti
             weights = fitted_weights(features[known], verdict[known] > 0, ridge)
             group = replace(group, confidence=replace(group.confidence, **weights))
         groups.append(group)
-    return TrackingSettings(tuple(groups))
+    return replace(settings, groups=tuple(groups))
 
 
 def calibration_error(probability: np.ndarray, is_right: np.ndarray, bins: int = 10) -> float:

@@ -20,14 +20,22 @@ def unseen_s(tracks: SolvedTracks, time_s: np.ndarray) -> np.ndarray:
     return np.minimum(since, until)
 
 
-def kept_frames(tracks: SolvedTracks, probability: np.ndarray, evidence: Evidence, in_view: InView, settings: GroupSettings) -> np.ndarray:
-    """(F,) bool: the frames probable enough, gaps only up to `fill_s`, ends only within view."""
+def kept_frames(
+    tracks: SolvedTracks, probability: np.ndarray, sides: np.ndarray, evidence: Evidence, in_view: InView, settings: GroupSettings
+) -> np.ndarray:
+    """(F,) bool: the frames probable enough, gaps only up to `fill_s`, ends only within view.
+
+    `sides` (F,) is the score of the better detection shortly before each frame or shortly after it, whichever side is worse
+    (`confidence.Surroundings`): a gap between two strong sides is filled however little is seen in its middle.
+    """
     life, own_s = tracks.life, evidence.time_s[tracks.frame]
     best = life.largest(np.where(tracks.is_measured, probability, 0.0))
     keep = probability >= settings.confidence.keep_share * best[life.owner]
     before, after = seen_around(tracks)
     inside = (before >= 0) & (after >= 0)
-    keep &= ~inside | (own_s[after] - own_s[before] <= settings.completion.fill_s) | tracks.is_measured
+    short = own_s[after] - own_s[before] <= settings.completion.fill_s
+    keep &= ~inside | short | tracks.is_measured
+    keep |= inside & short & (sides >= settings.completion.fill_score)
     left, right = life.previous(keep), life.following(keep)
     keep |= (left >= 0) & (right >= 0) & (own_s[right] - own_s[left] <= settings.completion.bridge_s)
     beyond = ~inside

@@ -50,6 +50,8 @@ class MotionSettings:
     """Speed (root-second random walk) at which a static object may seem to drift as the ego poses do; 0 fixes it."""
     heading_speed_mps: float = 1.0
     """From this speed on the heading follows the path; 0 for things that never drive."""
+    turn_radius_m: float = 4.0
+    """Smallest radius of a curve that it can drive; 0 for what turns on the spot."""
     heading_slip_mps: float = 0.25
     """Sideways speed that a driving object's path may show; makes slow paths weak witnesses of the heading."""
 
@@ -80,12 +82,14 @@ class LinkSettings:
     """... as long as its place is known better than this."""
     stitch_s: float = 5.0
     """Longest gap that the stitching closes."""
+    standing_s: float = 5.0
+    """The same for objects that stand before and after it in the same place."""
     stitch_sigma: float = 3.5
     """Largest distance of two ends in standard deviations (position and velocity together)."""
     stitch_std_m: float = 10.0
     """Ends are not compared where their common place is known less well than this: nearly anything would fit there."""
     stitch_score: float = 0.1
-    """Mean of the three best detections that both chains need if the gap is longer than a second."""
+    """Mean of the three best detections that both chains need if the gap is longer than a second; missing ones count 0."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class CompletionSettings:
     """Each end of a well-founded track is carried on for this long, inside the view."""
     fill_s: float = 5.0
     """Gaps up to this length may be filled, as far as their boxes are probable enough."""
+    fill_score: float = 1.0
+    """Gaps with detections at least this strong on both sides are filled however improbable their boxes are."""
     bridge_s: float = 0.0
     """Holes up to this length are filled however improbable, so that a track does not flicker."""
 
@@ -113,7 +119,7 @@ class ConfidenceSettings:
     local_weight: float = 0.58
     """Weight of the log odds of the mean score nearby in time, frames without detection counting 0."""
     side_weight: float = 0.21
-    """Weight of the log odds of the better detection before or after within a second, whichever side is worse."""
+    """Weight of the log odds of the better detection before or after, whichever side is worse (the seconds around a gap's ends)."""
     own_weight: float = 0.2
     """Weight of the log odds of the box's own detection."""
     best_weight: float = 0.7
@@ -122,8 +128,12 @@ class ConfidenceSettings:
     """Weight of log(1 + number of detections)."""
     unseen_weight: float = -0.2
     """Weight of the root of the seconds to the nearest detection."""
+    moving_weight: float = 0.0
+    """Weight of 1 for tracks that move: poles do not."""
     range_weight: float = 0.0
     """Weight of the distance from the sensors in units of 10 m."""
+    hidden_weight: float = 0.0
+    """Weight of the share of the box that nearer boxes hide from the sensors."""
     keep_share: float = 0.2
     """Boxes with less than this share of the probability of their track's best box are left out: tails and long gaps."""
     label_probability: float = 0.5
@@ -186,6 +196,7 @@ def pedestrians() -> GroupSettings:
         static_spread_m=0.5,
         static_speed_mps=0.25,
         heading_speed_mps=0.5,
+        turn_radius_m=0.0,
         heading_slip_mps=0.3,
     )
     link = LinkSettings(gate_m=2.5, stitch_s=2.0, yaw_weight=0.0)
@@ -208,6 +219,9 @@ class TrackingSettings:
         default_factory=lambda: (vehicles(), two_wheelers(), pedestrians(), fixtures("traffic_cone"), fixtures("barrier"))
     )
 
+    eye_height_m: float = 1.6
+    """Height of the sensors over the ego frame's origin: who hides whom."""
+
     def __post_init__(self) -> None:
         names = [name for group in self.groups for name in group.classes]
         if len(set(names)) != len(names):
@@ -221,7 +235,7 @@ class TrackingSettings:
                 "correct the two"
             )
         changed = {"label_probability": label_probability, "ignore_probability": ignore_probability}
-        return TrackingSettings(tuple(replace(g, confidence=replace(g.confidence, **changed)) for g in self.groups))
+        return replace(self, groups=tuple(replace(g, confidence=replace(g.confidence, **changed)) for g in self.groups))
 
     def to_json(self) -> dict:
         """The settings as JSON values; what the stage hash is made of."""

@@ -8,15 +8,22 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
-from labeling.tracks.kalman import States, predict, start_states, update
+from labeling.tracks.kalman import States, invert_2x2, predict, start_states, update
 from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import GroupSettings
+from labeling.tracks.smoothing import squared_distance
 from scenes.boxes import Box3D
 
-RECENT = 12
+RECENT = 20
 """Detections at a chain's end from which its motion there is filtered."""
+STEADIER = 0.5
+"""The filter at a chain's end allows this share of the linking filter's acceleration: what is linked already moves smoothly."""
+STANDING_M = 0.15
+"""How far two looks at a standing object may lie apart besides their noise."""
+STANDING_COST = 0.3
+"""What a second of absence speaks against an object that stood still; a second costs a moving one 1."""
 STRENGTH_OF = 3
-"""A chain is as strong as the mean of so many of its best detections."""
+"""A chain is as strong as the mean of so many of its best detections; missing ones count 0."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def end_states(chains: list[np.ndarray], evidence: Evidence, settings: GroupSett
     for k in range(1, longest):
         begun = np.flatnonzero(longest - count < k)
         now, before = rows[begun, k], rows[begun, k - 1]
-        moved = predict(states.take(begun), time_s[now] - time_s[before], motion.acceleration_mps2)
+        moved = predict(states.take(begun), time_s[now] - time_s[before], motion.acceleration_mps2 * STEADIER)
         moved = update(moved, box[now, :2], covariance[begun, k], slice(0, 2))
         states.mean[begun], states.cov[begun] = moved.mean, moved.cov
     last = rows[:, -1]
@@ -62,24 +69,53 @@ def stitch_pairs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSe
     link, motion = settings.link, settings.motion
     ends, starts = (end_states(chains, evidence, settings, at_start) for at_start in (False, True))
     gap_s = starts.time_s[None] - ends.time_s[:, None]
-    i, j = np.nonzero((starts.frame[None] > ends.frame[:, None]) & (gap_s <= link.stitch_s))
+    longest_s = max(link.stitch_s, link.standing_s)
+    i, j = np.nonzero((starts.frame[None] > ends.frame[:, None]) & (gap_s <= longest_s))
     apart_m = np.hypot(*(ends.states.mean[i, :2] - starts.states.mean[j, :2]).T)
     near = apart_m <= link.gate_m + 3 * motion.speed_mps * gap_s[i, j]
     i, j = i[near], j[near]
     gap = gap_s[i, j]
-    a = predict(ends.states.take(i), gap / 2, motion.smooth_acceleration_mps2)
-    b = predict(starts.states.take(j), -gap / 2, motion.smooth_acceleration_mps2)
-    cov, offset = a.cov + b.cov, a.mean - b.mean
-    half, twist = (cov[:, 0, 0] + cov[:, 1, 1]) / 2, np.hypot((cov[:, 0, 0] - cov[:, 1, 1]) / 2, cov[:, 0, 1])
-    against = np.einsum("ki,ki->k", offset, np.linalg.solve(cov, offset[:, :, None])[..., 0]) + gap
+    on_the_way = _moved(ends.states.take(i), starts.states.take(j), gap, settings)
+    against = np.minimum(on_the_way, _stood(ends.states.take(i), starts.states.take(j), gap, settings))
     kind = _kinds(chains, evidence)
     against += link.size_weight * (((kind.log_size[i] - kind.log_size[j]) / 0.2) ** 2).sum(axis=1)
-    turned = folded_angle(starts.yaw[j] - ends.yaw[i]) / (settings.noise.yaw_rad * (1 + gap))
+    turned = folded_angle(starts.yaw[j] - ends.yaw[i]) / (settings.noise.yaw_rad * (1 + np.minimum(gap, link.stitch_s)))
     against += link.yaw_weight * np.minimum(turned**2, 9) + 2 * link.class_cost * (kind.class_id[i] != kind.class_id[j])
     founded = (np.minimum(kind.strength[i], kind.strength[j]) >= link.stitch_score) | (gap <= 1.0)
     gain = link.stitch_sigma**2 + 2 - against
-    allowed = (gain > 0) & founded & (np.sqrt(half + twist) < link.stitch_std_m)
+    allowed = (gain > 0) & founded
     return i[allowed], j[allowed], gain[allowed]
+
+
+def _moved(end: States, start: States, gap: np.ndarray, settings: GroupSettings) -> np.ndarray:
+    """(P,) squared distance of two states in the middle of the gap between them.
+
+    Infinite where that place is known too badly, and for what stands at both ends: that stood in between, see `_stood`.
+    """
+    link, motion = settings.link, settings.motion
+    a, b = predict(end, gap / 2, motion.smooth_acceleration_mps2), predict(start, -gap / 2, motion.smooth_acceleration_mps2)
+    cov, offset = a.cov + b.cov, a.mean - b.mean
+    distance2 = np.einsum("ki,ki->k", offset, np.linalg.solve(cov, offset[:, :, None])[..., 0]) + gap
+    half, twist = (cov[:, 0, 0] + cov[:, 1, 1]) / 2, np.hypot((cov[:, 0, 0] - cov[:, 1, 1]) / 2, cov[:, 0, 1])
+    known = (np.sqrt(half + twist) < link.stitch_std_m) & (gap <= link.stitch_s)
+    drives = np.maximum(np.hypot(*end.mean[:, 2:].T), np.hypot(*start.mean[:, 2:].T)) > 2 * motion.static_speed_mps
+    return np.where(known & drives, distance2 + _vagueness(cov), np.inf)
+
+
+def _vagueness(cov: np.ndarray) -> np.ndarray:
+    """(P,) what a vague place speaks against a pair, next to one known to a metre: strangers fit there as well."""
+    return np.log(cov[:, 0, 0] * cov[:, 1, 1] - cov[:, 0, 1] ** 2)
+
+
+def _stood(end: States, start: States, gap: np.ndarray, settings: GroupSettings) -> np.ndarray:
+    """(P,) squared distance of two places if the object stood in between, and of both velocities from zero."""
+    link = settings.link
+    slack2 = (STANDING_M + settings.motion.static_drift_mps * np.sqrt(gap)) ** 2
+    cov = end.cov[:, :2, :2] + start.cov[:, :2, :2] + slack2[:, None, None] * np.eye(2)
+    distance2 = squared_distance(end.mean[:, :2] - start.mean[:, :2], invert_2x2(cov)[0])
+    for state in (end, start):
+        distance2 += squared_distance(state.mean[:, 2:], invert_2x2(state.cov[:, 2:, 2:])[0])
+    return np.where(gap <= link.standing_s, distance2 + STANDING_COST * gap + _vagueness(cov), np.inf)
 
 
 @dataclass(frozen=True)
@@ -99,7 +135,7 @@ def _kinds(chains: list[np.ndarray], evidence: Evidence) -> _Kinds:
     np.add.at(votes, (layout.owner, classes), 1)
     order = np.lexsort((-evidence.score[rows], layout.owner))
     best = np.where(np.arange(len(rows)) - layout.first[layout.owner] < STRENGTH_OF, evidence.score[rows][order], 0.0)
-    return _Kinds(log_size, votes.argmax(axis=1), layout.sums(best) / np.minimum(layout.count, STRENGTH_OF))
+    return _Kinds(log_size, votes.argmax(axis=1), layout.sums(best) / STRENGTH_OF)
 
 
 def stitch(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings) -> list[np.ndarray]:
