@@ -55,14 +55,15 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-3.077,
-        local_weight=1.461,
-        side_weight=0.219,
-        own_weight=0.06,
-        best_weight=0.388,
-        length_weight=0.213,
-        unseen_weight=0.074,
-        range_weight=0.534,
+        bias=-5.616,
+        local_weight=1.203,
+        side_weight=0.508,
+        own_weight=0.017,
+        best_weight=0.687,
+        length_weight=-0.272,
+        unseen_weight=0.428,
+        range_weight=1.128,
+        hidden_weight=-1.13,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -106,14 +107,15 @@ def kitti_pedestrian() -> KittiClass:
         yaw_weight=0.0,
     )
     confidence = ConfidenceSettings(
-        bias=-2.678,
-        local_weight=0.328,
-        side_weight=0.111,
-        own_weight=0.111,
-        best_weight=0.994,
-        length_weight=0.191,
-        unseen_weight=-0.124,
-        range_weight=0.653,
+        bias=-2.164,
+        local_weight=0.398,
+        side_weight=0.311,
+        own_weight=0.015,
+        best_weight=0.862,
+        length_weight=-0.443,
+        unseen_weight=-0.002,
+        range_weight=0.854,
+        moving_weight=2.13,
         keep_share=0.2,
     )
     group = GroupSettings(
@@ -146,14 +148,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.0,
-        local_weight=0.489,
-        side_weight=0.157,
-        own_weight=0.188,
-        best_weight=-0.127,
-        length_weight=1.682,
-        unseen_weight=-0.218,
-        range_weight=-0.01,
+        bias=-4.453,
+        local_weight=0.702,
+        side_weight=0.162,
+        own_weight=0.189,
+        best_weight=-0.152,
+        length_weight=1.564,
+        unseen_weight=0.047,
+        range_weight=0.106,
+        moving_weight=1.413,
         keep_share=0.1,
     )
     group = GroupSettings(
