@@ -123,7 +123,7 @@ def label_kitti_sequence(root: Path, name: str, out: Path) -> str:
         tracks, sequence = label_sequence(root, name, kitti_classes())
         for kind in kitti_classes():
             write_results(out, sequence, kind, tracks[kind.name])
-    except SurroundError as error:
+    except (SurroundError, OSError) as error:
         return f"failed {error}"
     return ", ".join(f"{len(found)} {kind}" for kind, found in tracks.items())
 

@@ -6,9 +6,12 @@ import pytest
 from evaluation.clear_mot import clear_mot
 from evaluation.hota import ALPHAS, hota, identity
 from evaluation.iou import iou_3d, iou_bev
+from evaluation.kitti import KittiSequence, count, measure, recall_thresholds, track_events
 from evaluation.tracking import TrackingSettings, tracking_metrics
 from evaluation.tracks import TrackedClip, TrackedFrame, TrackedSequence, assign, fill_gaps, tracked_sequences, with_track_scores
 from scenes.boxes import Boxes
+from scenes.errors import DataError
+from scenes.readers.kitti import KittiRows, read_kitti_rows
 
 FAR = 99.0
 
@@ -189,3 +192,62 @@ def test_iou_does_not_care_about_order_place_or_turn():
     moved[:, :2] = a[:, :2] @ np.array([[0, 1], [-1, 0]]) + [1000, -500]
     moved[:, 6] += np.pi / 2
     assert np.allclose(iou_3d(moved, moved), iou, atol=1e-9)
+
+
+def kitti_rows(*rows: tuple) -> KittiRows:
+    """Rows of (kind, frame, id, x forward, occlusion, score): cars of 4 x 2 x 1.5 m whose rectangles are 50 px high."""
+    kind, frame, track, x, occlusion, score = zip(*rows, strict=True)
+    box = np.zeros((len(rows), 9))
+    box[:, 0], box[:, 3:6] = x, (4.0, 2.0, 1.5)
+    rectangle = np.tile([0.0, 0, 100, 50], (len(rows), 1))
+    numbers = (np.array(frame), np.array(track), np.zeros(len(rows)), np.array(occlusion), rectangle, box, np.array(score, dtype=float))
+    return KittiRows(np.array(kind, dtype=object), *numbers)
+
+
+def test_kitti_counts_by_hand():
+    truth = kitti_rows(*(("car", k, 1, 10.0, 3 if k == 3 else 0, 1) for k in range(6)), ("van", 0, 2, 30.0, 0, 1))
+    pred = kitti_rows(
+        *(("car", k, 7, 10.5, 0, 0.9) for k in (0, 1)),  # IoU 3.5 / 4.5
+        ("car", 4, 8, 10.0, 0, 0.7),
+        ("car", 5, 8, 10.0, 0, 0.7),
+        ("car", 0, 9, 30.0, 0, 0.2),  # on a van: nobody minds
+        ("car", 2, 9, 60.0, 0, 0.2),  # on nothing
+    )
+    sequence = KittiSequence.of(truth, pred, "car", 0.25)
+    assert sequence.match(-np.inf).tolist() == [0, 1, -1, -1, 2, 3, 4]
+    assert sequence.verdicts().tolist() == [1, 1, 1, 1, 0, -1]
+    counts, _ = count([sequence], -np.inf)
+    assert (counts.num_truth, counts.num_misses, counts.num_false_positives) == (5, 1, 1)
+    # the car is lost at frame 2 and forgotten in frame 3, which does not count: its return is neither a switch nor a fragmentation
+    assert (counts.num_switches, counts.num_fragmentations) == (0, 0)
+    assert counts.mota == pytest.approx(1 - 2 / 5)
+    assert count([sequence], 0.5)[0].mota == pytest.approx(1 - 1 / 5)
+    assert measure([sequence]).idf1 == pytest.approx(2 * 2 / (5 + 4))  # one of the two tracks explains two of five boxes
+
+
+def test_kitti_switches_and_returns_by_hand():
+    counted = np.ones(6, dtype=bool)
+    assert track_events(np.array([1, 1, 2, 2, 2, 2]), counted) == (1, 1)
+    assert track_events(np.array([1, -1, 1, 1, -1, 1]), counted) == (0, 2)  # the last frame needs no next one
+    assert track_events(np.array([1, -1, 1, -1, -1, -1]), counted) == (0, 0)  # a return for one frame is none
+    assert track_events(np.array([-1, -1, 3, 3, 3, 3]), counted) == (0, 0)
+
+
+def test_kitti_recall_levels_are_those_that_scores_come_closest_to():
+    thresholds = recall_thresholds(np.linspace(1, 0, 40, endpoint=False), 80)  # half of the truth is found
+    assert [round(level * 40) for _, level in thresholds] == list(range(1, len(thresholds) + 1))
+    assert len(thresholds) == 20
+
+
+def test_kitti_rows_are_read_and_broken_ones_named(tmp_path):
+    path = tmp_path / "0000.txt"
+    path.write_text("0 1 Car 0 0 0 1 2 3 4 1.5 1.8 4.0 2.0 1.6 10.0 0.0\n1 1 Car 0 0 0 1 2 3 4 1.5 1.8 4.0 2.0 1.6 10.0 0.0 0.5\n")
+    rows = read_kitti_rows(path)
+    assert rows.kind.tolist() == ["car", "car"]
+    assert np.isnan(rows.score[0]) and rows.score[1] == 0.5
+    assert rows.box_ego[0, :7] == pytest.approx([10.0, -2.0, -0.85, 4.0, 1.8, 1.5, -np.pi / 2])
+    path.write_text("0 1 Car 0 0 0\n")
+    with pytest.raises(DataError, match="line 1: expected 17 or 18 columns, got 6"):
+        read_kitti_rows(path)
+    with pytest.raises(DataError, match="missing"):
+        read_kitti_rows(tmp_path / "none.txt")

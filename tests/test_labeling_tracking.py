@@ -1,5 +1,7 @@
 """Do detections of hand-made scenes become the tracks that we know are there?"""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,11 +13,13 @@ from labeling.tracks.evidence import Evidence, everywhere
 from labeling.tracks.observations import reanchored_centres, vote_headings
 from labeling.tracks.overlap import ground_iou, ground_overlap
 from labeling.tracks.rows import TrackRows
-from labeling.tracks.settings import TrackingSettings, pedestrians, vehicles
+from labeling.tracks.settings import CompletionSettings, TrackingSettings, pedestrians, vehicles
 from labeling.tracks.smoothing import difference_rows
+from labeling.tracks.splitting import split_chains
 from labeling.tracks.stitching import stitch
 from labeling.tracks.tracking import track_clip
 from labeling.tracks.trajectory import solve_tracks
+from labeling.tracks.visibility import hidden_shares
 from scenes.boxes import Box3D
 from scenes.errors import ConfigError, DataError
 from scenes.geometry import NS_PER_S, wrap_angle
@@ -209,6 +213,36 @@ def test_rows_of_tracks_keep_to_themselves():
     pairs = [(int(a), int(b)) for first, second, _ in rows.neighbours(time_s, 2.0) for a, b in zip(first, second, strict=True)]
     assert pairs == [(0, 1), (1, 2), (3, 4)]
     assert (np.diff(rows.clock(time_s)) > 0).all()
+
+
+def test_a_box_behind_another_one_is_hidden():
+    box = np.zeros((4, 9))
+    box[:, 3:6] = (4.0, 2.0, 1.5)
+    box[:, 2] = 0.75
+    box[:, :2] = [(10, 0), (20, 0), (20, 1.5), (10, 8)]  # near, right behind it, half behind it, beside
+    hidden = hidden_shares(np.zeros(4, dtype=np.int64), box, np.ones(4, dtype=bool), eye_height_m=0.75)
+    assert hidden[[0, 3]].tolist() == [0, 0]
+    assert hidden[1] == 1
+    assert 0.2 < hidden[2] < 0.9
+    assert hidden_shares(np.array([0, 1, 2, 3]), box, np.ones(4, dtype=bool), 0.75).tolist() == [0, 0, 0, 0]
+
+
+def test_a_chain_that_hops_to_the_next_parked_car_is_cut():
+    evidence, owner = scene([(CAR, 10, 0, 0, 0), (CAR, 10 - 3 * np.sin(0.4), 3 * np.cos(0.4), 0, 0)], frames=16, hz=10)
+    hop = np.concatenate([np.flatnonzero(owner == 0)[:8], np.flatnonzero(owner == 1)[8:]])
+    parts = split_chains([hop], evidence, vehicles())
+    assert [set(owner[part].tolist()) for part in parts] == [{0}, {1}]
+    whole, _ = scene([(CAR, 0, 0, 8, 0)], frames=16, hz=10)
+    assert len(split_chains([np.arange(16)], whole, vehicles())) == 1
+
+
+def test_a_parked_car_is_the_same_after_a_truck_stood_before_it_for_long():
+    evidence, _ = scene([(CAR, 12, 4, 0, 0)], frames=60, hz=4.0, noise_m=0.1, misses={0: range(16, 44)})  # seven seconds
+    link = replace(vehicles().link, standing_s=10.0)
+    group = replace(vehicles(), link=link, completion=CompletionSettings(fill_s=10.0, fill_score=0.5))
+    (track,) = track_clip(evidence, everywhere, TrackingSettings((group,)))
+    assert track.frames.tolist() == list(range(60))
+    assert len(labels(evidence)) == 2  # without it they are two
 
 
 def test_many_tracks_solved_together_are_what_each_is_alone():

@@ -1,7 +1,6 @@
 """How do published KITTI tracks compare with ours? Reads the tracking layout (detections, calib, poses), writes result files per class.
 
-KITTI boxes lie in the camera frame (x right, y down, z forward), their y is the bottom's, `ry` turns about y. The "ego" frame here is the
-camera's place with our axes (x forward, y left, z up). Time stamps are not part of the layout: frames are 0.1 s apart.
+Boxes and frames as in `scenes.readers.kitti`. Time stamps are not part of the layout: frames are 0.1 s apart.
 """
 
 from dataclasses import dataclass, replace
@@ -15,9 +14,10 @@ from labeling.tracks.evidence import Evidence, InView
 from labeling.tracks.settings import TrackingSettings
 from labeling.tracks.tracking import TrackLabels, label_group, link_clip, solve_groups
 from scenes.atomic import atomic_file
-from scenes.boxes import CLASS_NAMES, Box3D, box_corners, transform_each_box
+from scenes.boxes import CLASS_NAMES, box_corners, transform_each_box
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, invert_rigid, rigid_from_parts, wrap_angle
+from scenes.readers.kitti import ego_boxes_from_kitti, kitti_from_ego_boxes
 from scenes.rigs import CAM_AXES_IN_EGO
 
 FRAME_NS = NS_PER_S // 10
@@ -41,7 +41,7 @@ def read_matrix_rows(path: Path, num_columns: int, separator: str | None = None)
     if not path.is_file():
         raise DataError(f"{path}: missing; is this the KITTI tracking layout (detections, calib, orbslam3)?")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -56,7 +56,13 @@ def read_matrix_rows(path: Path, num_columns: int, separator: str | None = None)
 
 def read_sequence(root: Path, name: str) -> KittiSequence:
     """Poses and calibration of one sequence."""
-    poses = read_matrix_rows(root / "orbslam3" / f"{name}.txt", 12).reshape(-1, 3, 4)
+    path = root / "orbslam3" / f"{name}.txt"
+    poses = read_matrix_rows(path, 12).reshape(-1, 3, 4)
+    if not len(poses):
+        raise DataError(f"{path}: expected a row a frame, got an empty file; restore it")
+    bent = np.abs(np.linalg.det(poses[:, :, :3]) - 1) > 0.02
+    if bent.any():
+        raise DataError(f"{path}, row {int(bent.argmax()) + 1}: expected a pose (rotation and place), got no rotation; restore the file")
     first_from_cam = rigid_from_parts(poses[:, :, :3], poses[:, :, 3])
     world_from_first = rigid_from_parts(CAM_AXES_IN_EGO, np.zeros(3))  # the first camera's place with our axes
     cam_from_ego = invert_rigid(rigid_from_parts(CAM_AXES_IN_EGO, np.zeros(3)))
@@ -67,27 +73,14 @@ def read_sequence(root: Path, name: str) -> KittiSequence:
 def _read_projection(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path}: missing; is this the KITTI tracking layout (detections, calib, orbslam3)?")
-    for line in path.read_text().splitlines():
-        key, *values = line.replace(":", " ").split()
-        if key == "P2" and len(values) == 12:
-            return np.array(values, dtype=np.float64).reshape(3, 4)
+    for line in path.read_text(errors="replace").splitlines():
+        key, *values = line.replace(":", " ").split() or [""]
+        try:
+            if key == "P2" and len(values) == 12:
+                return np.array(values, dtype=np.float64).reshape(3, 4)
+        except ValueError:
+            break
     raise DataError(f"{path}: expected a row P2 with 12 numbers, got none; restore the file")
-
-
-def ego_boxes_from_kitti(rows: np.ndarray) -> np.ndarray:
-    """(D, 9) boxes in our camera-placed ego frame of KITTI rows (D, 7): h, w, l, x, y, z, ry. Velocities are unknown (NaN)."""
-    height, width, length, x, y, z, ry = rows.T
-    box = np.full((len(rows), 9), np.nan)
-    box[:, :3] = np.stack([z, -x, height / 2 - y], axis=-1)
-    box[:, Box3D.LENGTH : Box3D.HEIGHT + 1] = np.stack([length, width, height], axis=-1)
-    box[:, Box3D.YAW] = wrap_angle(-ry - np.pi / 2)
-    return box
-
-
-def kitti_from_ego_boxes(box_ego: np.ndarray) -> np.ndarray:
-    """(D, 7) h, w, l, x, y, z, ry: the inverse of `ego_boxes_from_kitti`."""
-    x, y, z, length, width, height, yaw = box_ego[:, :7].T
-    return np.stack([height, width, length, -y, height / 2 - z, x, np.asarray(wrap_angle(-yaw - np.pi / 2)).reshape(-1)], axis=-1)
 
 
 def read_evidence(root: Path, sequence: KittiSequence, kind: KittiClass, pose_scale: float = 1.0) -> Evidence:
@@ -176,11 +169,13 @@ def result_lines(sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLa
 
 
 def sequence_names(root: Path) -> list[str]:
-    """Sequences that have poses, sorted; none at all is refused."""
-    names = sorted(path.stem for path in (root / "orbslam3").glob("*.txt"))
+    """Sequences that have poses or detections, sorted; none at all is refused."""
+    names = {path.stem for pattern in ("orbslam3/*.txt", "detections/*/*.txt") for path in root.glob(pattern)}
     if not names:
-        raise DataError(f"{root}: expected the KITTI tracking layout with orbslam3/*.txt, got no poses; check the path")
-    return names
+        raise DataError(
+            f"{root}: expected the KITTI tracking layout with orbslam3/*.txt and detections/*/*.txt, got neither; check the path"
+        )
+    return sorted(names)
 
 
 def write_results(out: Path, sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLabels]) -> None:

@@ -30,7 +30,7 @@ class KittiClass:
 
 
 LIDAR_NOISE = NoiseSettings(
-    radial_m=0.15, radial_per_m=0.004, lateral_m=0.12, lateral_per_m=0.003, height_m=0.12, yaw_rad=0.15, weak_factor=4.0
+    radial_m=0.1, radial_per_m=0.004, lateral_m=0.12, lateral_per_m=0.003, height_m=0.25, yaw_rad=0.15, weak_factor=4.0
 )
 
 
@@ -40,7 +40,13 @@ PEOPLE_NOISE = replace(LIDAR_NOISE, weak_factor=2.0)
 def kitti_car() -> KittiClass:
     """Cars."""
     motion = MotionSettings(
-        speed_mps=9.0, side_speed_mps=1.5, acceleration_mps2=4.0, smooth_acceleration_mps2=1.5, smooth_jerk_mps3=3.0, static_drift_mps=0.05
+        speed_mps=9.0,
+        side_speed_mps=1.5,
+        acceleration_mps2=4.0,
+        smooth_acceleration_mps2=1.5,
+        smooth_jerk_mps3=3.0,
+        pose_error=0.02,
+        static_drift_mps=0.1,
     )
     link = LinkSettings(
         high_score=0.4,
@@ -55,15 +61,15 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-5.616,
-        local_weight=1.203,
-        side_weight=0.508,
-        own_weight=0.017,
-        best_weight=0.687,
-        length_weight=-0.272,
-        unseen_weight=0.428,
-        range_weight=1.128,
-        hidden_weight=-1.13,
+        bias=-5.61,
+        local_weight=1.23,
+        side_weight=0.495,
+        own_weight=0.028,
+        best_weight=0.661,
+        length_weight=-0.262,
+        unseen_weight=0.417,
+        range_weight=1.134,
+        hidden_weight=-1.04,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -88,6 +94,7 @@ def kitti_pedestrian() -> KittiClass:
         smooth_jerk_mps3=1.5,
         static_spread_m=0.4,
         static_speed_mps=0.2,
+        pose_error=0.02,
         static_drift_mps=0.05,
         heading_speed_mps=0.5,
         turn_radius_m=0.0,
@@ -107,15 +114,15 @@ def kitti_pedestrian() -> KittiClass:
         yaw_weight=0.0,
     )
     confidence = ConfidenceSettings(
-        bias=-2.164,
-        local_weight=0.398,
-        side_weight=0.311,
-        own_weight=0.015,
-        best_weight=0.862,
-        length_weight=-0.443,
-        unseen_weight=-0.002,
-        range_weight=0.854,
-        moving_weight=2.13,
+        bias=-2.229,
+        local_weight=0.404,
+        side_weight=0.304,
+        own_weight=0.013,
+        best_weight=0.865,
+        length_weight=-0.389,
+        unseen_weight=0.003,
+        range_weight=0.83,
+        moving_weight=1.989,
         keep_share=0.2,
     )
     group = GroupSettings(
@@ -133,7 +140,13 @@ def kitti_pedestrian() -> KittiClass:
 def kitti_cyclist() -> KittiClass:
     """Cyclists."""
     motion = MotionSettings(
-        speed_mps=5.0, side_speed_mps=1.0, acceleration_mps2=2.0, smooth_acceleration_mps2=0.8, smooth_jerk_mps3=2.0, static_drift_mps=0.05
+        speed_mps=5.0,
+        side_speed_mps=1.0,
+        acceleration_mps2=2.0,
+        smooth_acceleration_mps2=0.8,
+        smooth_jerk_mps3=2.0,
+        pose_error=0.02,
+        static_drift_mps=0.05,
     )
     link = LinkSettings(
         high_score=0.4,
@@ -148,15 +161,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.453,
-        local_weight=0.702,
-        side_weight=0.162,
-        own_weight=0.189,
-        best_weight=-0.152,
-        length_weight=1.564,
-        unseen_weight=0.047,
-        range_weight=0.106,
-        moving_weight=1.413,
+        bias=-4.532,
+        local_weight=0.63,
+        side_weight=0.238,
+        own_weight=0.145,
+        best_weight=-0.143,
+        length_weight=1.624,
+        unseen_weight=0.046,
+        range_weight=0.039,
+        moving_weight=1.422,
         keep_share=0.1,
     )
     group = GroupSettings(

@@ -28,6 +28,8 @@ class Observations:
     """(F,) int64 frame indices."""
     time_s: np.ndarray
     """(F,)."""
+    ego_mps: np.ndarray
+    """(F,) speed of the ego vehicle; so much of it as the poses are wrong, standing things seem to move with."""
     slot: np.ndarray
     """(D,) the frame row of each detection."""
     box: np.ndarray
@@ -90,6 +92,12 @@ def reanchored_centres(box: np.ndarray, size: np.ndarray, sensor_xy: np.ndarray,
     return centre
 
 
+def ego_speeds(evidence: Evidence) -> np.ndarray:
+    """(T,) m/s of the ego vehicle on the ground."""
+    place = evidence.world_from_ego[:, :2, 3]
+    return np.hypot(*np.gradient(place, evidence.time_s, axis=0).T) if len(place) > 1 else np.zeros(len(place))
+
+
 def life_frames(evidence: Evidence, chains: list[np.ndarray], settings: GroupSettings) -> list[np.ndarray]:
     """The consecutive frames each track is solved on: from its first to its last detection and `extend_s` beyond both."""
     ends = np.array([[evidence.frame[chain[0]], evidence.frame[chain[-1]]] for chain in chains], dtype=np.int64).reshape(-1, 2)
@@ -115,4 +123,5 @@ def observe(evidence: Evidence, chains: list[np.ndarray], frames: list[np.ndarra
     box[:, :2] = reanchored_centres(box, size[seen.owner], sensor_xy, settings.keep_near_face)
     slot = life.first[seen.owner] + at - frame[life.first][seen.owner]
     information = invert_2x2(evidence.position_covariance(settings.noise, row))[0]
-    return Observations(seen, life, row, frame, evidence.time_s[frame], slot, box, information, weight, size, front_votes)
+    ego_mps = ego_speeds(evidence)[frame]
+    return Observations(seen, life, row, frame, evidence.time_s[frame], ego_mps, slot, box, information, weight, size, front_votes)

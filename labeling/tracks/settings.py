@@ -46,6 +46,8 @@ class MotionSettings:
     """A track whose smoothed path stays within this distance may be called static ..."""
     static_speed_mps: float = 0.6
     """... if it also is slower than this on the whole."""
+    pose_error: float = 0.0
+    """Share of the ego vehicle's speed with which standing things may seem to move: how wrong the poses' scale is."""
     static_drift_mps: float = 0.0
     """Speed (root-second random walk) at which a static object may seem to drift as the ego poses do; 0 fixes it."""
     heading_speed_mps: float = 1.0

@@ -27,7 +27,8 @@ def is_static(seen: Observations, settings: GroupSettings) -> np.ndarray:
     ends_m = np.stack([np.hypot(*(end - place).T) for end in _ends(seen)]).max(axis=0)
     moved_m, between_s = _halves(seen)
     independent = np.minimum(rows.count / 2, 4)
-    unmoved = (moved_m < motion.static_speed_mps * between_s) | (moved_m < 2.5 * noise_m * np.sqrt(2 / independent))
+    seeming_mps = motion.pose_error * rows.sums(seen.ego_mps[seen.slot]) / rows.count
+    unmoved = (moved_m < (motion.static_speed_mps + seeming_mps) * between_s) | (moved_m < 2.5 * noise_m * np.sqrt(2 / independent))
     static = gathered & (ends_m <= spread_m) & unmoved
     return ((rows.count < 2) | static) & ~_agreed_to_move(seen, settings)
 

@@ -71,19 +71,18 @@ def stitch_pairs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSe
     gap_s = starts.time_s[None] - ends.time_s[:, None]
     longest_s = max(link.stitch_s, link.standing_s)
     i, j = np.nonzero((starts.frame[None] > ends.frame[:, None]) & (gap_s <= longest_s))
+    kind, gap = _kinds(chains, evidence), gap_s[i, j]
     apart_m = np.hypot(*(ends.states.mean[i, :2] - starts.states.mean[j, :2]).T)
-    near = apart_m <= link.gate_m + 3 * motion.speed_mps * gap_s[i, j]
-    i, j = i[near], j[near]
-    gap = gap_s[i, j]
+    near = apart_m <= link.gate_m + np.where(gap <= link.stitch_s, 3 * motion.speed_mps * gap, 0.0)
+    founded = (np.minimum(kind.strength[i], kind.strength[j]) >= link.stitch_score) | (gap <= 1.0)
+    i, j, gap = i[near & founded], j[near & founded], gap[near & founded]
     on_the_way = _moved(ends.states.take(i), starts.states.take(j), gap, settings)
     against = np.minimum(on_the_way, _stood(ends.states.take(i), starts.states.take(j), gap, settings))
-    kind = _kinds(chains, evidence)
     against += link.size_weight * (((kind.log_size[i] - kind.log_size[j]) / 0.2) ** 2).sum(axis=1)
     turned = folded_angle(starts.yaw[j] - ends.yaw[i]) / (settings.noise.yaw_rad * (1 + np.minimum(gap, link.stitch_s)))
     against += link.yaw_weight * np.minimum(turned**2, 9) + 2 * link.class_cost * (kind.class_id[i] != kind.class_id[j])
-    founded = (np.minimum(kind.strength[i], kind.strength[j]) >= link.stitch_score) | (gap <= 1.0)
     gain = link.stitch_sigma**2 + 2 - against
-    allowed = (gain > 0) & founded
+    allowed = gain > 0
     return i[allowed], j[allowed], gain[allowed]
 
 

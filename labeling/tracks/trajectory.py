@@ -138,7 +138,8 @@ def solved_headings(seen: Observations, velocity: np.ndarray, static: np.ndarray
     speed = np.hypot(*velocity.T)
     at, begin, end = np.arange(len(speed)), seen.slot[seen.seen.first], seen.slot[seen.seen.end - 1]
     inside = (at >= begin[life.owner]) & (at <= end[life.owner]) & ~static[life.owner]
-    drives = np.flatnonzero(inside & (speed >= settings.motion.heading_speed_mps))
+    least_mps = settings.motion.heading_speed_mps + settings.motion.pose_error * seen.ego_mps
+    drives = np.flatnonzero(inside & (speed >= least_mps))
     course = np.arctan2(velocity[drives, 1], velocity[drives, 0])
     clock, share = life.clock(seen.time_s), seen.relative_weight
     known = np.interp(clock[drives], clock[seen.slot], yaw)
