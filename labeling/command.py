@@ -18,6 +18,7 @@ from labeling.tracks.settings import ConfidenceSettings, TrackingSettings
 from scenes.atomic import write_json
 from scenes.clips import find_clips
 from scenes.errors import ConfigError, SurroundError
+from scenes.workers import end_with_parent
 
 MOST_ROWS = 60
 """A longer job prints the rows of its failures only; the report has all."""
@@ -109,7 +110,7 @@ def _label_kitti(root: Path | None, out: Path | None, workers: int) -> int:
         raise ConfigError("label: expected --from-kitti ROOT together with --out DIR, got one of them; give both")
     console, names = Console(), sequence_names(root)
     failures = 0
-    with ProcessPoolExecutor(max(workers, 1), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn"), end_with_parent) as pool:
         results = pool.map(label_kitti_sequence, [root] * len(names), names, [out] * len(names))
         for name, sentence in zip(names, results, strict=True):
             failures += sentence.startswith("failed")
