@@ -86,17 +86,16 @@ def parity(
 def exported(network: LoadedNetwork, path: Path) -> Path:
     """Writes the graph and prints what it is made of."""
     start = time.perf_counter()
-    made = weights_hash(network.model)
-    if path.is_file() and read_manifest(onnx.load(str(path)), str(path)).hashes["weights_sha256"] == made:
-        return path
-    manifest = export_model(network.model, network.config, path)
+    if not path.is_file() or read_manifest(onnx.load(str(path)), str(path)).hashes["weights_sha256"] != weights_hash(network.model):
+        export_model(network.model, network.config, path)
     seconds = time.perf_counter() - start
     proto = onnx.load(str(path))
+    manifest = read_manifest(proto, str(path))
     domains = sorted({node.domain or "default" for node in proto.graph.node})
     CONSOLE.print(
         f"{network.name}, sampler {manifest.sampler}, {manifest.num_layers} layers: opset {manifest.opset}, operator domains {domains}, "
         f"{len(proto.graph.node)} nodes of {len(Counter(n.op_type for n in proto.graph.node))} kinds, "
-        f"{path.stat().st_size / 1e6:.1f} MB, traced in {seconds:.0f} s; lint: {len(lint(proto))} findings; "
+        f"{path.stat().st_size / 1e6:.1f} MB, ready after {seconds:.0f} s; lint: {len(lint(proto))} findings; "
         f"weights {manifest.hashes['weights_sha256'][:12]}"
     )
     if domains != ["default"]:

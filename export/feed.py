@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from export.manifest import MIN_DYNAMIC_CAMERAS
 from scenes.cameras import Camera, camera_arrays, network_camera
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, Trajectory, invert_rigid
@@ -93,7 +94,7 @@ class StepPacker:
             raise DataError(f"rig: {len(cameras)} cameras, the graph takes {num_cameras}; leave some out or export with dynamic cameras")
         self.cameras = tuple(cameras)
         self.input_hw = input_hw
-        self.num_rows = num_cameras or len(cameras)
+        self.num_rows = num_cameras or max(len(cameras), MIN_DYNAMIC_CAMERAS)  # surplus rows are never alive
         self._resize = resize
         prepared = [network_camera(camera, *input_hw) for camera in cameras]
         self._plans = {camera.name: plan for camera, (_, plan) in zip(cameras, prepared, strict=True)}

@@ -14,6 +14,8 @@ from scenes.errors import DataError
 
 MANIFEST_KEY = "surround4d_manifest"
 MANIFEST_VERSION = 1
+MIN_DYNAMIC_CAMERAS = 2
+"""A graph with a dynamic number of cameras is traced for two or more; with one it would compute something else without a word."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from export.manifest import MANIFEST_KEY, Manifest, StateSpec, TensorSpec
+from export.manifest import MANIFEST_KEY, MIN_DYNAMIC_CAMERAS, Manifest, StateSpec, TensorSpec
 from export.simplify import merge_batch_norms, name_outputs, tidy
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
@@ -166,7 +166,7 @@ def trace(model: nn.Module, config: ModelConfig, num_cameras: int | None, opset:
     arguments = (*step.tensors().values(), *narrow_state(state))
     dynamic_shapes = None
     if num_cameras is None:
-        axis = torch.export.Dim(CAMERA_AXIS, min=2, max=MAX_CAMERAS)
+        axis = torch.export.Dim(CAMERA_AXIS, min=MIN_DYNAMIC_CAMERAS, max=MAX_CAMERAS)
         per_camera = [{1: axis} if "N" in f.name.rpartition("_")[2] else None for f in fields(StepInput)]
         dynamic_shapes = ((*per_camera, *[None] * (len(arguments) - len(per_camera))),)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():

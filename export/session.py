@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
 
-from export.manifest import MANIFEST_KEY, Manifest, TensorSpec, check_beside
+from export.manifest import MANIFEST_KEY, MIN_DYNAMIC_CAMERAS, Manifest, TensorSpec, check_beside
 from scenes.errors import ConfigError, DataError
 
 Tensor = np.ndarray | OrtValue
@@ -88,7 +88,8 @@ class OnnxNetwork:
             raise DataError(f"{self.path}: a foreign ONNX file, it carries no surround4d manifest; write it with `surround4d export`")
         manifest = Manifest.loads(text, str(self.path))
         if manifest.part != part:
-            raise DataError(f"{self.path}: expected the {part} graph, got the {manifest.part} part of a split one; give the other file")
+            wanted, got = ("a whole graph" if p == "whole" else f"the {p} part of a split one" for p in (part, manifest.part))
+            raise DataError(f"{self.path}: expected {wanted}, got {got}; give the other file")
         for told, real in ((manifest.inputs, self.session.get_inputs()), (manifest.outputs, self.session.get_outputs())):
             _check_tensors(told, real, self.path)
         check_beside(self.path, manifest)
@@ -182,7 +183,12 @@ def _check_shape(spec: TensorSpec, shape: tuple[int, ...], cameras: int | None, 
             agree &= want == got
         else:
             cameras = got if cameras is None else cameras
-            agree &= cameras == got and got > 0
+            agree &= cameras == got
+            if got < MIN_DYNAMIC_CAMERAS:
+                raise DataError(
+                    f"{path}: input {spec.name!r} has {got} cameras, a graph with a dynamic number takes {MIN_DYNAMIC_CAMERAS} or more; "
+                    "add rows that are not alive, as StepPacker does"
+                )
     if not agree:
         wanted = tuple(cameras if isinstance(want, str) and cameras else want for want in spec.shape)
         raise DataError(f"{path}: input {spec.name!r} must have shape {wanted}, got {tuple(shape)}; the manifest tells its meaning")

@@ -30,6 +30,7 @@ class StandIn(nn.Module):
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5
         points = torch.rand((PLACES, 3), generator=generator) * torch.tensor([40.0, 40.0, 2.0]) - torch.tensor([20.0, 20.0, 0.0])
+        self.points: Tensor
         self.register_buffer("points", points)
 
     def empty_state(self, batch: int, device) -> WorldState:
@@ -50,12 +51,15 @@ class StandIn(nn.Module):
         sampled_BPC = self._sample(step)
         memory_BPC = state.query_BSC.mean(1, keepdim=True) * state.valid_B[:, None, None]
         token_BPC = torch.tanh(sampled_BPC + 0.5 * memory_BPC * torch.exp(-step.dt_B)[:, None, None])
-        box = self.box(token_BPC) + nn.functional.pad(self.points, (0, 6))[None]
+        raw = self.box(token_BPC)
+        box = torch.cat([raw[..., :3] + self.points, raw[..., 3:6].abs() + 0.1, raw[..., 6:]], dim=-1)
         logits = self.logits(token_BPC)
         voxels = self.voxels(token_BPC[:, :8]).transpose(1, 2).reshape(-1, 13, 2, 2, 2)
         layers = [LayerOutput(logits, box, logits[..., 0])]
         empty = logits.new_zeros(logits.shape[0], 1, 4, 4)
-        output = StepOutput(layers, 0, empty, empty, voxels, voxels[:, :2], None, {})
+        output = StepOutput(
+            layers, 0, empty, empty, voxels, voxels[:, :2], None, {"lane_points": box[:, :4, :2], "lane_types": logits[:, :4].argmax(-1)}
+        )
         score, index = torch.sigmoid(logits.amax(-1)).topk(SLOTS, dim=1)
         row = index[..., None]
         ids = state.next_id_B[:, None] + torch.arange(SLOTS)

@@ -13,8 +13,11 @@ from export.lint import lint
 from export.networks import LoadedNetwork, load_network, random_network, reconfigured
 from export.onnx_graph import export_model
 from export.runner import OnnxNetwork
+from export.synthetic import five_camera_rig
+from export.verify import verify
 from fusion.config import ModelConfig, nano
 from scenes.errors import ConfigError, DataError
+from scenes.rigs import Rig
 
 
 def small_config() -> ModelConfig:
@@ -41,6 +44,12 @@ def test_the_real_network_is_verified_on_three_rigs(exported):
     assert manifest.occupancy is not None and manifest.occupancy["shape"] == [80, 80, 8]
     assert {spec.name for spec in manifest.inputs if "cameras" in spec.shape} == set(STEP_SHAPES)  # those of docs/EDGE.md
     assert {spec.name for spec in manifest.outputs} >= {"boxes", "scores", "velocities", "classes", "ids", "occupancy", "flow"}
+
+
+def test_one_camera_is_enough(exported):
+    path, network = exported
+    rig = Rig(five_camera_rig(*network.config.input_hw).cameras[:1])
+    assert verify(path, network.model, network.config, [rig], steps=2).max_error < 1e-4
 
 
 def test_its_graph_is_plain_and_clean(exported):

@@ -1,6 +1,7 @@
 """Does the runner keep driving? Parity of the stand-in, state handling, broken cameras, foreign files, no torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -22,14 +23,16 @@ from export.live import LiveRunner, LiveStep
 from export.manifest import MANIFEST_KEY, Manifest, check_beside, manifest_path
 from export.networks import LoadedNetwork
 from export.onnx_graph import StepGraph, attach_manifest, export_model, read_manifest
-from export.run import StageTimes, in_parts, open_network, stream_clip
+from export.run import StageTimes, in_parts, open_network, run_clip, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
 from export.synthetic import five_camera_rig, synthetic_steps
 from export.verify import Verification, is_tied, relative_error, require, step_input, torch_outputs, verify
 from scenes.cameras import network_camera
+from scenes.clips import Clip
 from scenes.errors import ConfigError, DataError
 from scenes.packing import pack_frame
 from scenes.packing import resize_and_crop as resize_and_crop_opencv
+from scenes.rigs import Rig
 
 CONFIG = standin_config()
 
@@ -69,6 +72,8 @@ def test_the_manifest_inside_and_beside_agree(standin_file, network):
     assert inside.verification["max_relative_error"] < 1e-3
     assert inside.spec("images").shape == (1, "cameras", 32, 64, 3)
     assert inside.spec("velocities").shape == (1, 6, 2)
+    assert inside.spec("lane_points").shape == (1, 4, 2)  # plugged-in heads leave under their own names
+    assert inside.spec("lane_types").dtype == "int32"
     check_beside(standin_file, inside)
 
 
@@ -139,6 +144,15 @@ def test_a_tie_in_torch_itself_is_told_from_an_error():
         graph = StepGraph(network).eval()
         reference, _ = torch_outputs(graph, step_input(inputs), state)
         assert is_tied(graph, inputs, state, reference, error=0.5) is tied
+
+
+def test_one_camera_gets_an_empty_row_and_is_refused_alone(network):
+    rig = Rig(five_camera_rig(*CONFIG.input_hw).cameras[:1])
+    inputs = next(synthetic_steps(rig, CONFIG, 1))
+    assert inputs["alive"].tolist() == [[1.0, 0.0]]
+    alone = {name: value if name in ("dt", "prev_from_ego") else value[:, :1] for name, value in inputs.items()}
+    with pytest.raises(DataError, match="has 1 cameras, a graph with a dynamic number takes 2 or more"):
+        network(alone, network.empty_state())
 
 
 def test_relative_error_by_hand():
@@ -468,6 +482,21 @@ def test_a_clip_becomes_a_layer(network, tiny_clip):
     assert layer.meta["precision"] == "fp32"
 
 
+def test_run_writes_a_layer_and_times_every_stage(standin_file, tiny_clip, tmp_path, capsys):
+    clip = tmp_path / "clip"
+    shutil.copytree(tiny_clip.path, clip)
+    assert run_clip(standin_file, [clip], threads=1) == 0
+    printed = capsys.readouterr().out
+    assert all(stage in printed for stage in ("decode", "preprocess", "encoder", "fusion", "read-out", "total"))
+    assert all(percentile in printed for percentile in ("p50", "p90", "p99", "max"))
+    assert sorted(Clip.open(clip).layer("model@onnx").boxes_world) == [0, 1, 2, 3]
+    assert run_clip(standin_file, [clip], threads=1) == 2  # the layer is there already: the other clips of a job would go on
+    assert run_clip(standin_file, [clip], whole=True, threads=1, overwrite=True) == 0
+    assert "network" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="begins with model@"):
+        run_clip(standin_file, [clip], layer="truth")
+
+
 def test_a_split_graph_computes_the_same(standin_file, network, tiny_clip, tmp_path):
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(standin_file.read_bytes())
@@ -480,8 +509,10 @@ def test_a_split_graph_computes_the_same(standin_file, network, tiny_clip, tmp_p
         assert all(np.allclose(want[name], got[name], atol=1e-5) for name in want)
     stream_clip(in_parts(network, threads=1), tiny_clip, "model@onnx", times=times)
     assert [row[0] for row in times.rows()] == ["decode", "preprocess", "encoder", "fusion", "read-out", "total"]
-    with pytest.raises(DataError, match="encoder part of a split one"):
+    with pytest.raises(DataError, match="expected a whole graph, got the encoder part of a split one"):
         OnnxNetwork(encoder)
+    with pytest.raises(DataError, match="expected the fusion part of a split one, got a whole graph"):
+        open_network(standin_file, encoder, threads=1)
     other = rewritten(encoder, tmp_path / "other.onnx", lambda manifest: replace(manifest, hashes={"weights_sha256": "0"}))
     with pytest.raises(DataError, match="parts of two different exports"):
         open_network(fusion, other, threads=1)
