@@ -1,0 +1,166 @@
+"""How is a clip's rough motion refined, and what is decided then?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from labeling.motion.adjustment import Adjusted, RoadContacts, adjust, road_contacts
+from labeling.motion.crossing import match_crossings
+from labeling.motion.features import follow_corners, road_distance
+from labeling.motion.pictures import GreyPictures, Masker, read_pictures
+from labeling.motion.settings import FeatureSettings, MotionSettings
+from labeling.motion.sightings import Sightings, reprojection_px, triangulate
+from labeling.motion.state import MotionState, refined_cameras_at
+from scenes.clips import Clip
+
+FIRST_LIMIT_PX, LAST_LIMIT_PX = 8.0, 2.5
+"""Sightings further than this from what the poses say are no fixed points: before and after the first solution."""
+SIGHTINGS_PER_TRACK = 10
+"""Of the flow, spread over the track's time; those of other cameras come on top."""
+LATER_SEARCH = 0.5
+"""The share of the first search radius that is searched once the motion has been refined."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a solution rests on and says."""
+
+    state: MotionState
+    sightings: Sightings
+    points_world: np.ndarray
+    before_px: float
+    """Median reprojection error of these sightings with the stored motion ..."""
+    after_px: float
+    """... and with the refined one."""
+    scale_sigma: float
+    num_tracks: int
+    num_crossings: int
+    """Sightings of a point by another camera than the one that followed it."""
+    num_road: int
+
+
+def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None = None, masker: Masker | None = None) -> Found | None:
+    """The motion that explains the clip's pictures; None if too few fixed points were found to say anything."""
+    pictures = pictures or read_pictures(clip, settings.features.max_width_px, masker)
+    state = MotionState.stored(clip)
+    if len(clip) < 3 or not pictures.pictures:
+        return None
+    flows = follow_corners(clip, pictures, refined_cameras_at(clip, state), settings.features)
+    found: Found | None = None
+    for turn in range(settings.rounds):
+        problem = _collect(clip, pictures, flows, state, settings, turn)
+        if problem.num_tracks < settings.decision.min_tracks:
+            return None
+        found = _solve(clip, problem, state, settings, turn == settings.rounds - 1)
+        state = found.state
+    return found
+
+
+def _collect(clip: Clip, pictures: GreyPictures, flows: Sightings, state: MotionState, settings: MotionSettings, turn: int) -> Sightings:
+    """The sightings of one round: what flow followed and stands still, and where other cameras see it."""
+    cameras_at = refined_cameras_at(clip, state)
+    kept, points, parallax = fixed_points(clip, flows, state, cameras_at, settings.features, FIRST_LIMIT_PX if turn == 0 else LAST_LIMIT_PX)
+    thin = thinned(kept, parallax, settings.max_tracks, clip)
+    if not settings.use_crossings or not len(thin):
+        return thin.renumbered()
+    radius = settings.crossing.search_px * (1 if turn == 0 else LATER_SEARCH)
+    usable = thin.select((parallax > 1e-5)[thin.track])
+    track_of = np.unique(usable.track)
+    matched = match_crossings(clip, pictures, usable.renumbered(), points[track_of], cameras_at, settings.crossing, radius)
+    matched = Sightings(track_of[matched.track], *list(vars(matched).values())[1:])
+    return Sightings.join([thin, matched]).renumbered()
+
+
+def fixed_points(
+    clip: Clip, sightings: Sightings, state: MotionState, cameras_at: np.ndarray, settings: FeatureSettings, limit_px: float
+) -> tuple[Sightings, np.ndarray, np.ndarray]:  # fmt: skip
+    """Sightings of what stands still, its points (P, 3) and parallax (P,): movers, mismatches and the vehicle's own body drop out."""
+    for _ in range(2):
+        world_from_cam = cameras_at[sightings.frame, sightings.camera]
+        points, _ = triangulate_or_far(world_from_cam, sightings)
+        error = reprojection_px(world_from_cam, sightings, points)
+        above = _above_road(clip, sightings, state, world_from_cam, points, settings)
+        sightings = sightings.select((error < limit_px) & above)
+        counts = np.bincount(sightings.track, minlength=1)
+        sightings = sightings.select(counts[sightings.track] >= 3).renumbered()
+        if not len(sightings):
+            break
+    world_from_cam = cameras_at[sightings.frame, sightings.camera]
+    points, parallax = triangulate_or_far(world_from_cam, sightings)
+    return sightings, points, parallax
+
+
+def triangulate_or_far(world_from_cam: np.ndarray, sightings: Sightings, far_m: float = 200.0) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 3) and parallax (P,); a point without parallax, or behind, is put far away along its first ray."""
+    points, parallax = triangulate(world_from_cam, sightings, sightings.num_tracks)
+    first = np.unique(sightings.track, return_index=True)[1]
+    ray = np.einsum("pij,pj->pi", world_from_cam[first, :3, :3], sightings.ray_cam[first])
+    centre = world_from_cam[first, :3, 3]
+    along = np.einsum("pi,pi->p", points - centre, ray)
+    lost = ~(np.isfinite(along) & (along > 0) & (along < far_m))
+    lost &= parallax < 1e-4
+    return np.where(lost[:, None], centre + far_m * ray, points), parallax
+
+
+def _above_road(clip: Clip, sightings: Sightings, state: MotionState, world_from_cam: np.ndarray, points: np.ndarray,
+                settings: FeatureSettings) -> np.ndarray:  # fmt: skip
+    """(S,) whether each sighting's point is not below the road: what is (cars driving ahead, the own bonnet) does not stand still."""
+    ray = np.einsum("sij,sj->si", world_from_cam[:, :3, :3], sightings.ray_cam)
+    centre = world_from_cam[:, :3, 3]
+    ego = state.world_from_ego[sightings.frame]
+    sinking = -np.einsum("si,si->s", ray, ego[:, :3, 2])
+    limit = 1.35 * road_distance(centre, ray, ego) + 1.0
+    distance = np.linalg.norm(points[sightings.track] - centre, axis=1)
+    return (distance < limit) | (sinking < settings.horizon_clearance_rad)
+
+
+def thinned(sightings: Sightings, parallax: np.ndarray, most_tracks: int, clip: Clip) -> Sightings:
+    """The most telling tracks of each camera, and of each track some sightings spread over its time; track numbers stay."""
+    length = np.bincount(sightings.track, minlength=len(parallax))
+    first = np.unique(sightings.track, return_index=True)[1]
+    worth = np.minimum(length, 30) * (0.3 + np.minimum(np.sqrt(np.maximum(parallax, 0)) / 0.05, 1.0))
+    quota = max(1, most_tracks // len(clip.rig))
+    chosen = np.zeros(len(parallax), dtype=bool)
+    for camera in range(len(clip.rig)):
+        tracks = np.flatnonzero(sightings.camera[first] == camera)
+        chosen[tracks[np.argsort(-worth[tracks], kind="stable")[:quota]]] = True
+    position = np.arange(len(sightings)) - first[sightings.track]
+    parts = np.minimum(length, SIGHTINGS_PER_TRACK)[sightings.track]
+    # Row i of n is one of m spread rows if the share i / (n - 1) steps over a multiple of 1 / (m - 1) there.
+    steps = np.maximum(length[sightings.track] - 1, 1)
+    spread = np.floor(position * (parts - 1) / steps) != np.floor((position - 1) * (parts - 1) / steps)
+    return sightings.select(chosen[sightings.track] & spread)
+
+
+def _solve(clip: Clip, sightings: Sightings, state: MotionState, settings: MotionSettings, last: bool) -> Found:
+    """Solve, drop what does not fit, solve again."""
+    found, road = None, RoadContacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    for step in range(2):
+        world_from_cam = refined_cameras_at(clip, state)[sightings.frame, sightings.camera]
+        points, parallax = triangulate_or_far(world_from_cam, sightings)
+        error = reprojection_px(world_from_cam, sightings, points)
+        limit = FIRST_LIMIT_PX * 2 if found is None and step == 0 else LAST_LIMIT_PX
+        good = error < limit
+        count = np.bincount(sightings.track[good], minlength=len(points))
+        keep = good & (count[sightings.track] >= 3)
+        tracks = np.unique(sightings.track[keep])
+        sightings, points, parallax = sightings.select(keep).renumbered(), points[tracks], parallax[tracks]
+        if settings.use_road:
+            road = road_contacts(clip, state, sightings, points, parallax)
+        found = adjust(clip, state, sightings, points, road, settings.priors, with_sigma=last and step == 1)
+        state = found.state
+    assert isinstance(found, Adjusted)
+    return _summary(clip, found, sightings, len(road.track))
+
+
+def _summary(clip: Clip, found: Adjusted, sightings: Sightings, num_road: int) -> Found:
+    stored = refined_cameras_at(clip, MotionState.stored(clip))[sightings.frame, sightings.camera]
+    stored_points, _ = triangulate_or_far(stored, sightings)
+    before = reprojection_px(stored, sightings, stored_points)
+    after = reprojection_px(refined_cameras_at(clip, found.state)[sightings.frame, sightings.camera], sightings, found.points_world)
+    first = np.unique(sightings.track, return_index=True)[1]
+    crossings = int((sightings.camera != sightings.camera[first][sightings.track]).sum())
+    return Found(
+        found.state, sightings, found.points_world, float(np.median(before)), float(np.median(after)), found.scale_sigma,
+        sightings.num_tracks, crossings, num_road,
+    )  # fmt: skip
