@@ -1,24 +1,22 @@
 """Which ego poses, clocks, camera rotations and scale explain all sightings best? Rig bundle adjustment with GTSAM.
 
-Every picture has a pose of its own. What was seen ties pictures to points by the solver's projection factor, through a virtual camera
-that looks along the measured ray, so that any lens is an ordinary one. A few hundred ties hold the pictures to the ego poses, through the
-camera's clock and mount. Stored steps, the road under the wheels and the calibration are soft knowledge.
+A picture's place follows from its frame's ego pose, the stored motion to its capture time, its camera's clock and mount. What was seen
+ties it to points (`ray_errors`); stored steps, the road under the wheels and the calibration are soft knowledge (`factors`).
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
 from labeling.motion.settings import PriorSettings
 from labeling.motion.sightings import Sightings
-from labeling.motion.state import MotionState, capture_stamps, frame_stamps, refined_cameras_at
+from labeling.motion.state import MotionState, frame_stamps
 from scenes.clips import Clip
 from scenes.errors import ConfigError
-from scenes.geometry import NS_PER_S, invert_rigid, rotvec_from_rotation, transform_points
+from scenes.geometry import NS_PER_S, invert_rigid, transform_points
 
-if TYPE_CHECKING:
-    import gtsam
+SMALL_GAIN = 1e-3
+"""The solution stands when a step makes the cost smaller by less than this share."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Adjusted:
     points_world: np.ndarray
     """(P, 3)."""
     scale_sigma: float
-    """Standard deviation of the log scale; 0 if it was not asked for."""
+    """Standard deviation of the log scale; 0 if it was not asked for, NaN if the problem is singular."""
     iterations: int
 
 
@@ -56,152 +54,112 @@ def adjust(
     clip: Clip, state: MotionState, sightings: Sightings, points_world: np.ndarray, road: RoadContacts, priors: PriorSettings,
     iterations: int = 12, with_sigma: bool = False,
 ) -> Adjusted:  # fmt: skip
-    """Solves for everything at once, from `state` and points (P, 3); renumbered sightings. The first frame's pose stays."""
+    """Solves for everything at once.
+
+    Args:
+        clip: The stored motion, clocks and rig.
+        state: Where to start; the first frame's pose stays as it is.
+        sightings: Renumbered rows.
+        points_world: (P, 3) where to start.
+        road: Points that lie on the road.
+        priors: How much is believed beforehand.
+        iterations: At most.
+        with_sigma: Also ask for the uncertainty of the scale (costs about one iteration).
+    """
     gtsam = load_gtsam()
-    keys = _Keys(len(clip.rig))
-    graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
-    used = np.unique(sightings.frame * keys.cameras + sightings.camera)
-    _add_frames(graph, values, keys, clip, state, priors)
-    _add_rig(graph, values, keys, state, priors)
-    _add_pictures(graph, values, keys, clip, state, priors, used)
-    _add_points(graph, values, keys, sightings, points_world, clip, priors)
-    _add_road(graph, values, keys, road, priors)
-    parameters = gtsam.LevenbergMarquardtParams()
-    parameters.setMaxIterations(iterations)
-    parameters.setRelativeErrorTol(1e-4)
-    parameters.setLinearSolverType("MULTIFRONTAL_CHOLESKY")
-    optimizer = gtsam.LevenbergMarquardtOptimizer(graph, values, parameters)
-    found = optimizer.optimize()
-    sigma = _scale_sigma(gtsam, graph, found, keys) if with_sigma else 0.0
-    return Adjusted(*_read(found, keys, state, len(points_world)), sigma, optimizer.iterations())
+    from labeling.motion.ray_errors import RayErrors
+    from labeling.motion.unknowns import Unknowns
+
+    unknowns = Unknowns(len(clip), len(clip.rig), len(points_world))
+    graph, values = gtsam.NonlinearFactorGraph(), unknowns.start(state, points_world)
+    _add_steps(graph, unknowns, clip, state, priors)
+    _add_rig(graph, unknowns, priors)
+    _add_distances(graph, unknowns, sightings, points_world, state)
+    _add_road(graph, unknowns, road, priors)
+    errors = RayErrors(clip, sightings, unknowns, state, priors.pixel_px)
+    errors.add_to(graph)
+    values, used = _descend(graph, values, errors, unknowns, iterations)
+    sigma = _scale_sigma(gtsam, graph, values, unknowns) if with_sigma else 0.0
+    return Adjusted(unknowns.state(values, state), unknowns.points(values), sigma, used)
 
 
-class _Keys:
-    """The solver's names of the unknowns."""
+def _descend(graph, values, errors, unknowns, iterations: int):
+    """Gauss-Newton with shorter steps where a full one makes it worse; the solver linearises, eliminates (points first) and retracts.
 
-    def __init__(self, cameras: int) -> None:
-        from gtsam import symbol
+    The solver's own optimizers copy all values into every error function written in Python, which costs five times the rest.
+    """
+    import gtsam
 
-        self.cameras, self._symbol = cameras, symbol
-        self.scale, self.height = symbol("s", 0), symbol("h", 0)
+    ordering = gtsam.Ordering()
+    for key in (*unknowns.point, *unknowns.ego, *unknowns.clock, *unknowns.rotation, unknowns.height, unknowns.scale):
+        ordering.push_back(key)
+    errors.refresh(values)
+    cost = graph.error(values)
+    for iteration in range(iterations):
+        step = graph.linearize(values).optimize(ordering)
+        share, better = 1.0, None
+        while share > 0.02:
+            trial = values.retract(step.scale(share))
+            errors.refresh(trial)
+            trial_cost = graph.error(trial)
+            if trial_cost < cost:
+                better = trial
+                break
+            share *= 0.3
+        if better is None:
+            errors.refresh(values)
+            return values, iteration
+        gain, values, cost = (cost - trial_cost) / max(trial_cost, 1e-12), better, trial_cost
+        if gain < SMALL_GAIN and share == 1.0:
+            return values, iteration + 1
+    return values, iterations
 
-    def ego(self, frame: int) -> int:
-        return self._symbol("x", int(frame))
 
-    def picture(self, frame: int, camera: int) -> int:
-        return self._symbol("v", int(frame) * self.cameras + int(camera))
-
-    def clock(self, camera: int) -> int:
-        return self._symbol("c", int(camera))
-
-    def rotation(self, camera: int) -> int:
-        return self._symbol("r", int(camera))
-
-    def point(self, track: int) -> int:
-        return self._symbol("p", int(track))
-
-
-def _six(rotation_rad: float, translation_m: float) -> "gtsam.noiseModel.Diagonal":
+def _six(rotation_rad: float, translation_m: float):
     from gtsam import noiseModel
 
     return noiseModel.Diagonal.Sigmas(np.repeat([rotation_rad, translation_m], 3))
 
 
-def _add_frames(graph, values, keys: _Keys, clip: Clip, state: MotionState, priors: PriorSettings) -> None:
+def _add_steps(graph, unknowns, clip: Clip, state: MotionState, priors: PriorSettings) -> None:
     from gtsam import CustomFactor, Pose3, PriorFactorPose3
 
     from labeling.motion.factors import step_error
 
-    for frame, world_from_ego in enumerate(state.world_from_ego):
-        values.insert(keys.ego(frame), Pose3(world_from_ego))
-    graph.add(PriorFactorPose3(keys.ego(0), Pose3(state.world_from_ego[0]), _six(1e-6, 1e-6)))
+    graph.add(PriorFactorPose3(unknowns.ego[0], Pose3(state.world_from_ego[0]), _six(1e-6, 1e-6)))
     stamps = frame_stamps(clip)
     stored = clip.trajectory.at(stamps)
     steps = invert_rigid(stored[:-1]) @ stored[1:]
     for frame, (a_from_b, seconds) in enumerate(zip(steps, np.diff(stamps) / NS_PER_S, strict=True)):
-        names = (keys.ego(frame), keys.ego(frame + 1), keys.scale)
+        keys = (unknowns.ego[frame], unknowns.ego[frame + 1], unknowns.scale)
         translation_m = priors.step_translation_m * np.sqrt(seconds / 0.1) + priors.step_translation * np.linalg.norm(a_from_b[:3, 3])
         noise = _six(priors.step_rotation_rad_per_sqrt_s * np.sqrt(seconds), float(translation_m))
-        graph.add(CustomFactor(noise, list(names), step_error(names, Pose3(a_from_b))))
+        graph.add(CustomFactor(noise, list(keys), step_error(keys, Pose3(a_from_b))))
 
 
-def _add_rig(graph, values, keys: _Keys, state: MotionState, priors: PriorSettings) -> None:
+def _add_rig(graph, unknowns, priors: PriorSettings) -> None:
     from gtsam import PriorFactorVector, noiseModel
 
     huber = noiseModel.mEstimator.Huber.Create(1.0)
     clock_noise = noiseModel.Robust.Create(huber, noiseModel.Isotropic.Sigma(1, priors.clock_s))
-    for camera in range(keys.cameras):
-        values.insert(keys.clock(camera), state.clock_s[camera : camera + 1])
-        values.insert(keys.rotation(camera), state.rotvec_cam[camera])
-        graph.add(PriorFactorVector(keys.clock(camera), np.zeros(1), clock_noise))
-        graph.add(PriorFactorVector(keys.rotation(camera), np.zeros(3), noiseModel.Isotropic.Sigma(3, priors.rotation_rad)))
-    values.insert(keys.scale, np.array([np.log(state.scale)]))
-    values.insert(keys.height, np.zeros(1))
-    graph.add(PriorFactorVector(keys.scale, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.scale)))
-    graph.add(PriorFactorVector(keys.height, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.road_height_m)))
+    for clock, rotation in zip(unknowns.clock, unknowns.rotation, strict=True):
+        graph.add(PriorFactorVector(clock, np.zeros(1), clock_noise))
+        graph.add(PriorFactorVector(rotation, np.zeros(3), noiseModel.Isotropic.Sigma(3, priors.rotation_rad)))
+    graph.add(PriorFactorVector(unknowns.scale, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.scale)))
+    graph.add(PriorFactorVector(unknowns.height, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.road_height_m)))
 
 
-def stored_twists(clip: Clip, stamps_ns: np.ndarray, half_s: float = 0.05) -> np.ndarray:
-    """(..., 6) stored angular and linear velocity in the ego frame at instants (...), a central difference."""
-    half_ns = round(half_s * NS_PER_S)
-    step = invert_rigid(clip.trajectory.at(stamps_ns - half_ns)) @ clip.trajectory.at(stamps_ns + half_ns)
-    rotvec = rotvec_from_rotation(step[..., :3, :3])
-    middle = np.swapaxes(step[..., :3, :3], -1, -2)  # half the turn would be exact; over 0.1 s the difference is below a millimetre
-    velocity = np.einsum("...ij,...j->...i", (middle + np.eye(3)) / 2, step[..., :3, 3])
-    return np.concatenate([rotvec, velocity], axis=-1) / (2 * half_s)
+def _add_distances(graph, unknowns, sightings: Sightings, points_world: np.ndarray, state: MotionState) -> None:
+    """A point may be wrong by as much as it is far: holds those that were seen from one direction only."""
+    from gtsam import PriorFactorPoint3, noiseModel
+
+    first = np.unique(sightings.track, return_index=True)[1]
+    far_m = np.linalg.norm(points_world - state.world_from_ego[sightings.frame[first], :3, 3], axis=1)
+    for key, point, sigma in zip(unknowns.point, points_world, np.maximum(far_m, 1.0), strict=True):
+        graph.add(PriorFactorPoint3(key, point, noiseModel.Isotropic.Sigma(3, float(sigma))))
 
 
-def _add_pictures(graph, values, keys: _Keys, clip: Clip, state: MotionState, priors: PriorSettings, used: np.ndarray) -> None:
-    from gtsam import CustomFactor, Pose3
-
-    from labeling.motion.factors import picture_tie
-
-    cameras = refined_cameras_at(clip, state)
-    stamps = capture_stamps(clip)
-    ego_from_capture = invert_rigid(clip.trajectory.at(frame_stamps(clip)))[:, None] @ clip.trajectory.at(stamps)
-    twists = stored_twists(clip, stamps)
-    mounts = [Pose3(camera.ego_from_cam) for camera in clip.rig.cameras]
-    noise = _six(priors.view_rotation_rad, priors.view_translation_m)
-    for frame, camera in zip(*divmod(used, keys.cameras), strict=True):
-        names = (keys.picture(frame, camera), keys.ego(frame), keys.clock(camera), keys.rotation(camera), keys.scale)
-        values.insert(names[0], Pose3(cameras[frame, camera]))
-        tie = picture_tie(names, Pose3(ego_from_capture[frame, camera]), twists[frame, camera], mounts[camera])
-        graph.add(CustomFactor(noise, list(names), tie))
-
-
-def _add_points(graph, values, keys: _Keys, sightings: Sightings, points_world: np.ndarray, clip: Clip, priors: PriorSettings) -> None:
-    """One projection factor a sighting: a camera turned onto the ray measures (0, 0) with the lens's resolution there."""
-    from gtsam import Cal3_S2, GenericProjectionFactorCal3_S2, Pose3, PriorFactorPoint3, Rot3, noiseModel
-
-    robust, first = noiseModel.mEstimator.Cauchy.Create(2.0), np.unique(sightings.track, return_index=True)[1]
-    lens, origin = Cal3_S2(1.0, 1.0, 0.0, 0.0, 0.0), np.zeros(2)
-    noise = {}
-    steps = np.round(np.log(priors.pixel_px / sightings.px_per_rad) / 0.05).astype(int)  # a noise model a 5 % of resolution
-    for step in np.unique(steps):
-        noise[int(step)] = noiseModel.Robust.Create(robust, noiseModel.Isotropic.Sigma(2, float(np.exp(0.05 * step))))
-    cam_from_look = _look_along(sightings.ray_cam)
-    for row in range(len(sightings)):
-        picture = keys.picture(sightings.frame[row], sightings.camera[row])
-        body = Pose3(Rot3(cam_from_look[row]), np.zeros(3))
-        point = keys.point(sightings.track[row])
-        graph.add(GenericProjectionFactorCal3_S2(origin, noise[int(steps[row])], picture, point, lens, False, False, body))
-    for track, row in enumerate(first):
-        point = points_world[track]
-        frame = clip.frames[int(sightings.frame[row])]
-        far_m = float(np.linalg.norm(point - frame.world_from_ego[:3, 3]))
-        values.insert(keys.point(track), point)
-        graph.add(PriorFactorPoint3(keys.point(track), point, noiseModel.Isotropic.Sigma(3, max(far_m, 1.0))))
-
-
-def _look_along(ray: np.ndarray) -> np.ndarray:
-    """(S, 3, 3) rotations whose z axis is the ray (S, 3)."""
-    helper = np.where(np.abs(ray[:, :1]) < 0.7, [[1.0, 0, 0]], [[0, 1.0, 0]])
-    x = np.cross(helper, ray)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    return np.stack([x, np.cross(ray, x), ray], axis=-1)
-
-
-def _add_road(graph, values, keys: _Keys, road: RoadContacts, priors: PriorSettings) -> None:
+def _add_road(graph, unknowns, road: RoadContacts, priors: PriorSettings) -> None:
     from gtsam import CustomFactor, noiseModel
 
     from labeling.motion.factors import road_error
@@ -209,27 +167,15 @@ def _add_road(graph, values, keys: _Keys, road: RoadContacts, priors: PriorSetti
     robust = noiseModel.mEstimator.Cauchy.Create(1.0)
     noise = noiseModel.Robust.Create(robust, noiseModel.Isotropic.Sigma(1, priors.road_point_m))
     for track, frame in zip(road.track, road.frame, strict=True):
-        names = (keys.ego(frame), keys.point(track), keys.height)
-        graph.add(CustomFactor(noise, list(names), road_error(names)))
+        keys = (unknowns.ego[int(frame)], unknowns.point[int(track)], unknowns.height)
+        graph.add(CustomFactor(noise, list(keys), road_error(keys)))
 
 
-def _scale_sigma(gtsam, graph, values, keys: _Keys) -> float:
+def _scale_sigma(gtsam, graph, values, unknowns) -> float:
     try:
-        return float(np.sqrt(gtsam.Marginals(graph, values).marginalCovariance(keys.scale)[0, 0]))
-    except RuntimeError:  # a point without parallax makes the exact covariance singular; the estimate itself is damped
+        return float(np.sqrt(gtsam.Marginals(graph, values).marginalCovariance(unknowns.scale)[0, 0]))
+    except RuntimeError:  # singular: the clip does not tell
         return float("nan")
-
-
-def _read(values, keys: _Keys, state: MotionState, num_points: int) -> tuple[MotionState, np.ndarray]:
-    frames = range(len(state.world_from_ego))
-    found = replace(
-        state,
-        world_from_ego=np.stack([values.atPose3(keys.ego(frame)).matrix() for frame in frames]),
-        scale=float(np.exp(values.atVector(keys.scale)[0])),
-        clock_s=np.array([values.atVector(keys.clock(camera))[0] for camera in range(keys.cameras)]),
-        rotvec_cam=np.stack([values.atVector(keys.rotation(camera)) for camera in range(keys.cameras)]),
-    )
-    return found, np.stack([values.atPoint3(keys.point(track)) for track in range(num_points)])
 
 
 def road_contacts(clip: Clip, state: MotionState, sightings: Sightings, points_world: np.ndarray, parallax: np.ndarray,

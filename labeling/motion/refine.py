@@ -19,6 +19,8 @@ SIGHTINGS_PER_TRACK = 10
 """Of the flow, spread over the track's time; those of other cameras come on top."""
 LATER_SEARCH = 0.5
 """The share of the first search radius that is searched once the motion has been refined."""
+FIRST_STEPS, LAST_STEPS = 4, 10
+"""Steps of the solver: a rough solution is enough to find more matches."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _solve(clip: Clip, sightings: Sightings, state: MotionState, settings: Motio
         sightings, points, parallax = sightings.select(keep).renumbered(), points[tracks], parallax[tracks]
         if settings.use_road:
             road = road_contacts(clip, state, sightings, points, parallax)
-        found = adjust(clip, state, sightings, points, road, settings.priors, with_sigma=last and step == 1)
+        found = adjust(clip, state, sightings, points, road, settings.priors, LAST_STEPS if last and step else FIRST_STEPS, last and step == 1)
         state = found.state
     assert isinstance(found, Adjusted)
     return _summary(clip, found, sightings, len(road.track))
