@@ -7,6 +7,7 @@ from labeling.detections import LAYER_EVIDENCE, TEACHER
 from labeling.inputs import INPUTS
 from labeling.layer_stage import LAYER, refuse_foreign_layer
 from labeling.lifting.stage import BOXES2D, LIFTING
+from labeling.motion.stage import MOTION
 from labeling.picture_stage import PICTURE
 from labeling.reconstruction.stage import RECONSTRUCTION
 from labeling.settings import LabelSettings
@@ -16,9 +17,10 @@ from scenes.clips import Clip
 
 STAGES = (
     INPUTS,
+    BOXES2D,
+    MOTION,
     TEACHER,
     LAYER_EVIDENCE,
-    BOXES2D,
     LIFTING,
     TRACKS,
     CONFIDENCE,

@@ -3,7 +3,7 @@
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -13,6 +13,7 @@ from labeling.job import JobReport, run_job, shard_of
 from labeling.job_report import COUNTS, html_report
 from labeling.kitti.layout import label_sequence, sequence_names, write_results
 from labeling.kitti.settings import kitti_classes
+from labeling.motion.settings import RefineMotion
 from labeling.settings import LabelSettings
 from labeling.tracks.settings import ConfidenceSettings, TrackingSettings
 from scenes.atomic import write_json
@@ -43,6 +44,7 @@ def label(
     report: Path | None = None,
     pictures: bool = True,
     reconstruct: bool = False,
+    refine_motion: Literal["auto", "on", "off"] = "auto",
     from_kitti: Path | None = None,
     out: Path | None = None,
 ) -> int:
@@ -69,6 +71,7 @@ def label(
         report: Where the job's report goes (JSON, and a page beside it); by default labeling/<layer>.json in the first folder given.
         pictures: Put a picture of each clip into the page.
         reconstruct: Also reconstruct the static scene from the pictures: points, mesh, road heights, occupancy and depth labels.
+        refine_motion: Refine ego motion, camera clocks and rotations from the pictures: where rough (auto), always, never.
         from_kitti: Instead of clips: label the KITTI tracking sequences in this folder from their detections.
         out: Folder for the KITTI result files.
     """
@@ -92,6 +95,7 @@ def label(
         reconstruct,
         detector=detector,
         boxes2d=boxes2d,
+        refine_motion=RefineMotion(refine_motion),
     )
     chosen = shard_of(find_clips(list(clips)), shard)
     console = Console()

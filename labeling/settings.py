@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labeling.lifting.settings import LiftingSettings
+from labeling.motion.settings import MotionSettings, RefineMotion
 from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.tracks.settings import TrackingSettings
 from scenes.errors import ConfigError
@@ -37,6 +38,9 @@ class LabelSettings:
     boxes2d: Path | None = None
     """... and (or) a file of people's rectangles: COCO JSON or CVAT XML for images."""
     lifting: LiftingSettings = field(default_factory=LiftingSettings)
+    refine_motion: RefineMotion = RefineMotion.AUTO
+    """Whether rough ego motion, clocks and camera rotations are refined from the pictures."""
+    motion: MotionSettings = field(default_factory=MotionSettings)
 
     def __post_init__(self) -> None:
         if not self.layer.startswith("auto@") or len(self.layer) <= len("auto@") or "/" in self.layer:

@@ -96,7 +96,10 @@ def _descend(graph, values, errors, unknowns, iterations: int):
     errors.refresh(values)
     cost = graph.error(values)
     for iteration in range(iterations):
-        step = graph.linearize(values).optimize(ordering)
+        try:
+            step = graph.linearize(values).optimize(ordering)
+        except RuntimeError:  # something is not determined, even with what is known beforehand: what was found until now stands
+            return values, iteration
         share, better = 1.0, None
         while share > 0.02:
             trial = values.retract(step.scale(share))

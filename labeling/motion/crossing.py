@@ -1,7 +1,7 @@
 """Where does another camera see a point that one camera has followed? A patch is turned as the other should see it, and searched there.
 
-The same point seen from two places of the vehicle ties the cameras to each other: their distance is known in metres, so this gives the scale
-of the motion, and the time between them, so this gives the clocks.
+The same point seen from two places of the vehicle ties the cameras to each other. Their distance is known in metres, so this gives the
+scale of the motion; the vehicle moves between their captures, so this gives the clocks.
 """
 
 from dataclasses import dataclass

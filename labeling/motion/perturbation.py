@@ -1,9 +1,9 @@
 """How is a clip's exact motion made rough? A documented model, for tests and benchmarks.
 
 The stored path is cut into its steps. Every step's translation is multiplied by `1 + scale`, every step is turned by `drift_rad_per_s`
-times its duration (about an axis fixed in the ego frame), and the steps are put together again from the first pose. The
-stored capture times of one camera are moved by `clock_s` (so its true capture time is `clock_s` EARLIER than stored), and every camera may be turned
-against its calibration. Frame and picture poses are then read from the rough path at the stored times.
+times its duration (about an axis fixed in the ego frame), and the steps are put together again from the first frame's pose. The stored
+capture times of one camera are moved by `clock_s` (its true capture time is `clock_s` EARLIER than stored), and every camera may be
+turned against its calibration. Frame and picture poses are then read from the rough path at the stored times.
 """
 
 from dataclasses import dataclass, replace
@@ -51,8 +51,8 @@ def roughened(clip: Clip, roughness: Roughness) -> Clip:
     trajectory = rough_trajectory(clip.trajectory, roughness, clip.frames[0].timestamp_ns)
     rig = clip.rig
     if roughness.rotvec_cam:
-        cal_from_cam = rigid_from_parts(rotation_from_rotvec(np.array(roughness.rotvec_cam)), np.zeros((len(rig), 3)))
-        rig = Rig(tuple(replace(c, ego_from_cam=c.ego_from_cam @ cal_from_cam[k]) for k, c in enumerate(rig.cameras)))
+        cam_from_stored = rigid_from_parts(rotation_from_rotvec(np.array(roughness.rotvec_cam)), np.zeros((len(rig), 3)))
+        rig = Rig(tuple(replace(c, ego_from_cam=c.ego_from_cam @ cam_from_stored[k]) for k, c in enumerate(rig.cameras)))
     frames = []
     for frame in clip.frames:
         views = {}

@@ -1,6 +1,6 @@
 """How does the refinement get its pictures? Grey, at most so wide, each read once."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -9,8 +9,8 @@ import numpy as np
 from scenes.clips import Clip
 from scenes.errors import DataError
 
-Masker = Callable[[int, str, np.ndarray], np.ndarray]
-"""(frame, camera, (H, W, 3) picture) -> rectangles (R, 4) u0, v0, u1, v1 of things that may move, in the picture's pixels."""
+Rectangles = Mapping[tuple[int, int], np.ndarray]
+"""(frame, camera index) -> rectangles (R, 4) u0, v0, u1, v1 of things that may move, in the camera's own pixels."""
 
 
 @dataclass
@@ -19,8 +19,8 @@ class GreyPictures:
 
     pictures: dict[tuple[int, int], np.ndarray]
     """(frame, camera) -> (H, W) uint8; pictures that are missing or cannot be read are absent."""
-    movers_px: dict[tuple[int, int], np.ndarray]
-    """(frame, camera) -> (R, 4) rectangles in the camera's own pixels."""
+    movers_px: Rectangles
+    """What is not looked at."""
     factor: np.ndarray
     """(N,) own pixels a followed pixel."""
     dead: list[str]
@@ -35,10 +35,10 @@ class GreyPictures:
         return (pixel_px + 0.5) * self.factor[camera] - 0.5
 
 
-def read_pictures(clip: Clip, max_width_px: int, masker: Masker | None = None) -> GreyPictures:
+def read_pictures(clip: Clip, max_width_px: int, movers_px: Rectangles | None = None) -> GreyPictures:
     """Reads every picture that can be read; one that cannot counts as not alive here (`check` names it)."""
     factor = np.array([_halvings(camera.width_px, max_width_px) for camera in clip.rig.cameras], dtype=np.float64)
-    pictures, movers = {}, {}
+    pictures = {}
     for frame in clip.frames:
         for index, name in enumerate(clip.rig.names):
             if not frame.views[name].alive:
@@ -47,8 +47,6 @@ def read_pictures(clip: Clip, max_width_px: int, masker: Masker | None = None) -
                 image = clip.image(frame.index, name)
             except DataError:
                 continue
-            if masker is not None:
-                movers[frame.index, index] = np.asarray(masker(frame.index, name, image), dtype=np.float64).reshape(-1, 4)
             grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
             step = int(factor[index])
             if step > 1:
@@ -56,7 +54,7 @@ def read_pictures(clip: Clip, max_width_px: int, masker: Masker | None = None) -
                 grey = cv2.resize(grey[: height * step, : width * step], (width, height), interpolation=cv2.INTER_AREA)
             pictures[frame.index, index] = grey
     seen = {index for _, index in pictures}
-    return GreyPictures(pictures, movers, factor, [name for index, name in enumerate(clip.rig.names) if index not in seen])
+    return GreyPictures(pictures, movers_px or {}, factor, [name for index, name in enumerate(clip.rig.names) if index not in seen])
 
 
 def _halvings(width_px: int, max_width_px: int) -> int:
@@ -69,4 +67,4 @@ def _halvings(width_px: int, max_width_px: int) -> int:
 def inside_any(pixel_px: np.ndarray, rectangles_px: np.ndarray, margin_px: float) -> np.ndarray:
     """(S,) whether pixels (S, 2) lie in one of the rectangles (R, 4), widened by a margin."""
     low, high = rectangles_px[None, :, :2] - margin_px, rectangles_px[None, :, 2:] + margin_px
-    return ((pixel_px[:, None] >= low) & (pixel_px[:, None] <= high)).all(-1).any(-1)
+    return np.asarray(((pixel_px[:, None] >= low) & (pixel_px[:, None] <= high)).all(-1).any(-1))

@@ -138,7 +138,7 @@ class _Blocks:
 
 def _runs(track: np.ndarray) -> list[tuple[int, int]]:
     """(begin, end) of each run of equal numbers."""
-    edges = np.flatnonzero(np.diff(track)) + 1
+    edges = (np.flatnonzero(np.diff(track)) + 1).tolist()
     return list(zip([0, *edges], [*edges, len(track)], strict=True)) if len(track) else []
 
 

@@ -1,13 +1,13 @@
-"""How is a clip's rough motion refined, and what is decided then?"""
+"""How is a clip's rough motion refined? Follow, match between cameras, solve, and again with the better motion."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from labeling.motion.adjustment import Adjusted, RoadContacts, adjust, road_contacts
 from labeling.motion.crossing import match_crossings
 from labeling.motion.features import follow_corners, road_distance
-from labeling.motion.pictures import GreyPictures, Masker, read_pictures
+from labeling.motion.pictures import GreyPictures, Rectangles, read_pictures
 from labeling.motion.settings import FeatureSettings, MotionSettings
 from labeling.motion.sightings import Sightings, reprojection_px, triangulate
 from labeling.motion.state import MotionState, refined_cameras_at
@@ -31,7 +31,7 @@ class Found:
     sightings: Sightings
     points_world: np.ndarray
     before_px: float
-    """Median reprojection error of these sightings with the stored motion ..."""
+    """Median reprojection error of everything that was followed and may stand still, with the stored motion ..."""
     after_px: float
     """... and with the refined one."""
     scale_sigma: float
@@ -41,10 +41,10 @@ class Found:
     num_road: int
 
 
-def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None = None, masker: Masker | None = None) -> Found | None:
+def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None = None, movers_px: Rectangles | None = None) -> Found | None:
     """The motion that explains the clip's pictures; None if too few fixed points were found to say anything."""
-    pictures = pictures or read_pictures(clip, settings.features.max_width_px, masker)
-    state = MotionState.stored(clip)
+    pictures = pictures or read_pictures(clip, settings.features.max_width_px, movers_px)
+    stored = state = MotionState.stored(clip)
     if len(clip) < 3 or not pictures.pictures:
         return None
     flows = follow_corners(clip, pictures, refined_cameras_at(clip, state), settings.features)
@@ -55,7 +55,16 @@ def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None =
             return None
         found = _solve(clip, problem, state, settings, turn == settings.rounds - 1)
         state = found.state
-    return found
+    assert found is not None
+    before_px, after_px = (median_error_px(clip, flows, one, settings.features) for one in (stored, state))
+    return replace(found, before_px=before_px, after_px=after_px)
+
+
+def median_error_px(clip: Clip, flows: Sightings, state: MotionState, settings: FeatureSettings) -> float:
+    """Over all that flow followed, but what moves or was mistaken beyond doubt."""
+    cameras_at = refined_cameras_at(clip, state)
+    kept, points, _ = fixed_points(clip, flows, state, cameras_at, settings, FIRST_LIMIT_PX)
+    return float(np.median(reprojection_px(cameras_at[kept.frame, kept.camera], kept, points))) if len(kept) else float("inf")
 
 
 def _collect(clip: Clip, pictures: GreyPictures, flows: Sightings, state: MotionState, settings: MotionSettings, turn: int) -> Sightings:
@@ -149,20 +158,13 @@ def _solve(clip: Clip, sightings: Sightings, state: MotionState, settings: Motio
         sightings, points, parallax = sightings.select(keep).renumbered(), points[tracks], parallax[tracks]
         if settings.use_road:
             road = road_contacts(clip, state, sightings, points, parallax)
-        found = adjust(clip, state, sightings, points, road, settings.priors, LAST_STEPS if last and step else FIRST_STEPS, last and step == 1)
+        steps = LAST_STEPS if last and step == 1 else FIRST_STEPS
+        found = adjust(clip, state, sightings, points, road, settings.priors, steps, last and step == 1)
         state = found.state
     assert isinstance(found, Adjusted)
-    return _summary(clip, found, sightings, len(road.track))
-
-
-def _summary(clip: Clip, found: Adjusted, sightings: Sightings, num_road: int) -> Found:
-    stored = refined_cameras_at(clip, MotionState.stored(clip))[sightings.frame, sightings.camera]
-    stored_points, _ = triangulate_or_far(stored, sightings)
-    before = reprojection_px(stored, sightings, stored_points)
-    after = reprojection_px(refined_cameras_at(clip, found.state)[sightings.frame, sightings.camera], sightings, found.points_world)
     first = np.unique(sightings.track, return_index=True)[1]
     crossings = int((sightings.camera != sightings.camera[first][sightings.track]).sum())
+    nan = float("nan")
     return Found(
-        found.state, sightings, found.points_world, float(np.median(before)), float(np.median(after)), found.scale_sigma,
-        sightings.num_tracks, crossings, num_road,
+        found.state, sightings, found.points_world, nan, nan, found.scale_sigma, sightings.num_tracks, crossings, len(road.track)
     )  # fmt: skip

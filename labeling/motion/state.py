@@ -47,15 +47,13 @@ def with_scaled_steps(a_from_b: np.ndarray, scale: float) -> np.ndarray:
 
 
 def refined_ego_at(clip: Clip, state: MotionState, stamps_ns: np.ndarray) -> np.ndarray:
-    """(..., 4, 4) refined `world_from_ego` at instants (...): between two frames the stored path, bent to meet both frames' refined poses."""
+    """(..., 4, 4) refined `world_from_ego` at instants (...): between two frames the stored path, bent to meet both refined poses."""
     frames_ns, stamps = frame_stamps(clip), np.asarray(stamps_ns, dtype=np.int64)
     last = max(len(frames_ns) - 2, 0)
     left = np.clip(np.searchsorted(frames_ns, stamps, side="right") - 1, 0, last)
     right = np.minimum(left + 1, len(frames_ns) - 1)
     stored, at_frames = clip.trajectory.at(stamps), clip.trajectory.at(frames_ns)
-    ends = [
-        state.world_from_ego[row] @ with_scaled_steps(invert_rigid(at_frames[row]) @ stored, state.scale) for row in (left, right)
-    ]
+    ends = [state.world_from_ego[row] @ with_scaled_steps(invert_rigid(at_frames[row]) @ stored, state.scale) for row in (left, right)]
     span = np.maximum(frames_ns[right] - frames_ns[left], 1)
     return interpolate_rigid(ends[0], ends[1], np.clip((stamps - frames_ns[left]) / span, 0.0, 1.0))
 
@@ -90,6 +88,6 @@ def refined_clip(clip: Clip, state: MotionState) -> Clip:
         for index, name in enumerate(clip.rig.names):
             view = frame.views[name]
             stamp = view.timestamp_ns + int(shift_ns[index])
-            views[name] = View(name, stamp, refined_ego_at(clip, state, np.int64(stamp)), view.image)
+            views[name] = View(name, stamp, refined_ego_at(clip, state, np.array(stamp)), view.image)
         frames.append(Frame(frame.index, frame.timestamp_ns, state.world_from_ego[frame.index], views))
     return Clip(clip.path, clip.name, refined_rig(clip.rig, state), frames, trajectory, clip.info)

@@ -1,0 +1,294 @@
+"""Is a known error of ego motion, clock and mount found again, and is what cannot be told left alone?"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from labeling.motion.adjustment import RoadContacts, adjust
+from labeling.motion.crossing import match_crossings
+from labeling.motion.features import follow_corners, road_distance
+from labeling.motion.perturbation import Roughness, roughened
+from labeling.motion.pictures import GreyPictures, read_pictures
+from labeling.motion.refine import Found, fixed_points, refine, triangulate_or_far
+from labeling.motion.settings import CrossingSettings, DecisionSettings, FeatureSettings, MotionSettings, PriorSettings, RefineMotion
+from labeling.motion.sightings import Sightings, reprojection_px, triangulate
+from labeling.motion.state import MotionState, refined_cameras_at, refined_clip, stored_cameras_at
+from labeling.motion.verdict import corrected_clip, decide, findings, read_verdict, write_verdict
+from scenes.clips import Clip, Frame, View
+from scenes.errors import ConfigError, DataError
+from scenes.geometry import (
+    NS_PER_S,
+    Trajectory,
+    invert_rigid,
+    rigid_from_parts,
+    rotation_from_rotvec,
+    rotation_from_yaw,
+    rotvec_from_rotation,
+    transform_points,
+)
+from scenes.rigs import Rig, default_rig, ego_from_cam_looking, pinhole_camera
+
+NO_ROAD = RoadContacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def drive(frames: int = 16, rig: Rig | None = None, speed_mps: float = 8.0, turn_radps: float = 0.06) -> Clip:
+    """A clip without pictures: a wide bend at even speed, ten frames a second, cameras firing up to 20 ms beside the frame."""
+    rig = rig or default_rig(192, 528)
+    stamps = np.arange(-10, 10 * frames + 10, dtype=np.int64) * (NS_PER_S // 100)
+    seconds = stamps / NS_PER_S
+    yaw = turn_radps * seconds
+    radius = speed_mps / turn_radps
+    place = np.stack([radius * np.sin(yaw), radius * (1 - np.cos(yaw)), 0 * yaw], axis=1)
+    path = Trajectory(stamps, rigid_from_parts(rotation_from_yaw(yaw), place))
+    found = []
+    for index in range(frames):
+        stamp = index * NS_PER_S // 10
+        views = {}
+        for k, name in enumerate(rig.names):
+            at = stamp + (k % 3 - 1) * NS_PER_S // 50
+            views[name] = View(name, at, path.at(at), "there.jpg")
+        found.append(Frame(index, stamp, path.at(stamp), views))
+    return Clip(Path("drive"), "drive", rig, found, path)
+
+
+def sightings_of(clip: Clip, points_world: np.ndarray, noise_px: float = 0.0) -> Sightings:
+    """What the cameras see of points (P, 3) nearer than 50 m, whatever stands in between."""
+    rng, rows, cameras_at = np.random.default_rng(0), [], stored_cameras_at(clip)
+    for frame in range(len(clip)):
+        for index, camera in enumerate(clip.rig.cameras):
+            points_cam = transform_points(invert_rigid(cameras_at[frame, index]), points_world)
+            pixel, seen = camera.project(points_cam)
+            for track in np.flatnonzero(seen & (np.linalg.norm(points_cam, axis=1) < 50)):
+                rows.append((track, frame, index, *(pixel[track] + rng.normal(0, noise_px, 2))))
+    table = np.array(rows)
+    return Sightings.of_pixels(clip.rig, *table[:, :3].astype(np.int64).T, table[:, 3:]).renumbered()
+
+
+def seen_again(clip: Clip, seen: Sightings) -> Sightings:
+    """The same pixels, seen with the (wrong) rig of another clip."""
+    return Sightings.of_pixels(clip.rig, seen.track, seen.frame, seen.camera, seen.pixel_px)
+
+
+def points_around(clip: Clip, count: int) -> np.ndarray:
+    """(count, 3): half of them on the road, all within 25 m of the path."""
+    rng = np.random.default_rng(1)
+    base = np.stack([frame.world_from_ego for frame in clip.frames])[rng.integers(0, len(clip), count)]
+    distance, angle = rng.uniform(4, 25, count), rng.uniform(-np.pi, np.pi, count)
+    height = np.where(np.arange(count) % 2 == 0, 0.0, rng.uniform(0, 5, count))
+    return transform_points(base, np.stack([distance * np.cos(angle), distance * np.sin(angle), height], axis=-1))
+
+
+def solved(rough: Clip, seen: Sightings, road: RoadContacts = NO_ROAD) -> MotionState:
+    """Triangulate with the rough motion, adjust."""
+    state = MotionState.stored(rough)
+    points, _ = triangulate_or_far(refined_cameras_at(rough, state)[seen.frame, seen.camera], seen)
+    return adjust(rough, state, seen, points, road, PriorSettings(), iterations=10).state
+
+
+def test_a_point_is_triangulated_where_two_rays_meet():
+    # Cameras at x = 0 and x = 2 that look along world y; the point (1, 5, 0) is 1 m right of the first, 1 m left of the second.
+    world_from_cam = np.tile(rigid_from_parts(np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.zeros(3)), (2, 1, 1))
+    world_from_cam[1, 0, 3] = 2.0
+    ray = np.array([[1.0, 0, 5], [-1, 0, 5]]) / np.sqrt(26)
+    whole = np.array([0, 1])
+    seen = Sightings(np.zeros(2, np.int64), whole, whole, np.zeros((2, 2)), ray, np.full(2, 100.0))
+    points, parallax = triangulate(world_from_cam, seen, 1)
+    assert points[0] == pytest.approx([1, 5, 0])
+    assert parallax[0] == pytest.approx(1 / 26)  # the square of the sine of half the angle between the rays
+    assert reprojection_px(world_from_cam, seen, points) == pytest.approx([0, 0], abs=1e-6)
+    higher = reprojection_px(world_from_cam, seen, points + np.array([0, 0, 0.1]))  # 0.1 m at sqrt(26) m: 19.6 mrad, 100 pixels a radian
+    assert higher == pytest.approx([1.961, 1.961], abs=1e-3)
+
+
+def test_rays_meet_the_road_by_height_over_slope():
+    down = np.array([[0.8, 0.0, -0.6], [1.0, 0.0, 0.0]])
+    assert road_distance(np.array([[0, 0, 1.5], [0, 0, 1.5]]), down, np.eye(4)) == pytest.approx([2.5, np.inf])
+
+
+def test_rough_motion_is_one_percent_long_and_turns_half_a_degree_in_ten_seconds():
+    clip = drive(16, turn_radps=1e-9)
+    rough = roughened(clip, Roughness(clock_camera="rear"))
+    way = rough.frames[-1].world_from_ego[:3, 3]
+    assert np.linalg.norm(way) == pytest.approx(1.01 * 12.0, rel=1e-3)
+    turned = rotvec_from_rotation(rough.frames[-1].world_from_ego[:3, :3])
+    assert np.rad2deg(turned[2]) == pytest.approx(0.05 * 1.5, rel=1e-2)
+    assert rough.frames[3].views["rear"].timestamp_ns - clip.frames[3].views["rear"].timestamp_ns == 20_000_000
+    assert np.allclose(rough.frames[0].world_from_ego, clip.frames[0].world_from_ego)
+
+
+def test_scale_drift_clock_and_mount_are_found_from_points_that_pass_between_cameras():
+    clip = drive()
+    seen = sightings_of(clip, points_around(clip, 160), noise_px=0.2)
+    mounts = np.zeros((8, 3))
+    mounts[0] = (0.0, 0.004, 0.0)  # the front camera is stored turned by 0.23 degrees
+    rough = roughened(clip, Roughness(clock_camera="left_forward", rotvec_cam=tuple(map(tuple, mounts))))
+    state = solved(rough, seen_again(rough, seen))
+    assert state.scale == pytest.approx(1 / 1.01, abs=0.002)
+    assert state.clock_s[3] == pytest.approx(-0.02, abs=0.003)
+    assert np.abs(np.delete(state.clock_s, 3)).max() < 0.003
+    assert state.rotvec_cam[0, 1] == pytest.approx(-0.004, abs=0.0015)
+    end = invert_rigid(clip.frames[-1].world_from_ego) @ state.world_from_ego[-1]
+    assert np.linalg.norm(end[:3, 3]) < 0.04  # it was 0.12
+    assert np.rad2deg(np.linalg.norm(rotvec_from_rotation(end[:3, :3]))) < 0.03
+
+
+def test_without_a_second_look_the_height_over_the_road_gives_the_scale():
+    clip = drive(12, Rig((pinhole_camera("front", 1.2, 528, 192, ego_from_cam_looking((1.7, 0, 1.5), 0.0, 0.1)),)), turn_radps=1e-6)
+    points = points_around(clip, 200)
+    rough = roughened(clip, Roughness(drift_rad_per_s=(0.0, 0.0, 0.0)))
+    seen = sightings_of(clip, points)
+    order = np.unique(seen.track, return_index=True)[1]
+    points, _ = triangulate_or_far(stored_cameras_at(clip)[seen.frame, seen.camera], seen)
+    on_road = np.flatnonzero(np.abs(points[:, 2]) < 1e-3)
+    blind = solved(rough, seen)
+    told = solved(rough, seen, RoadContacts(on_road, seen.frame[order[on_road]]))
+    assert blind.scale == pytest.approx(1.0, abs=1e-3)  # one camera, straight on: only the stored motion says how far
+    assert told.scale == pytest.approx(1 / 1.01, abs=0.003)
+
+
+def test_exact_motion_stays():
+    clip = drive()
+    state = solved(clip, sightings_of(clip, points_around(clip, 100)))
+    wrong = findings(clip, state)
+    assert abs(wrong.scale) < 1e-3 and wrong.drift_rad_per_s < 1e-4 and np.abs(wrong.clock_s).max() < 5e-4
+
+
+def test_the_refined_path_goes_through_the_refined_frames_and_shifts_captures():
+    clip = drive(4)
+    state = MotionState.stored(clip)
+    moved = rigid_from_parts(rotation_from_rotvec(np.array([0, 0, 0.01])), np.array([1.0, 2.0, 0.0]))
+    clock = np.zeros(8)
+    clock[2] = 0.005
+    state = replace(state, world_from_ego=moved @ state.world_from_ego, clock_s=clock)
+    better = refined_clip(clip, state)
+    assert np.allclose(better.trajectory.at(clip.frames[2].timestamp_ns), moved @ clip.frames[2].world_from_ego)
+    name = clip.rig.names[2]
+    view, stored = better.frames[1].views[name], clip.frames[1].views[name]
+    assert view.timestamp_ns == stored.timestamp_ns + 5_000_000
+    assert np.allclose(view.world_from_ego_at_cam, moved @ clip.trajectory.at(view.timestamp_ns), atol=1e-5)
+    assert better.layer_names == clip.layer_names and better.path == clip.path
+
+
+def test_what_lies_below_the_road_or_moves_is_no_fixed_point():
+    clip = drive(8, turn_radps=1e-6)
+    cameras_at = stored_cameras_at(clip)
+    standing = points_around(clip, 40)
+    seen = sightings_of(clip, standing)
+    # A car 15 m ahead at the ego vehicle's own speed: its rays do not turn, so they seem to meet far away, below the road.
+    front = clip.rig.cameras[0]
+    pixel, _ = front.project(transform_points(front.cam_from_ego, np.array([[15.0, 0.5, 0.6]])))
+    whole = np.arange(8)
+    car = Sightings.of_pixels(clip.rig, np.full(8, 1000), whole, np.zeros(8, np.int64), np.repeat(pixel, 8, axis=0))
+    both = Sightings.join([seen, car]).renumbered()
+    kept, points, _ = fixed_points(clip, both, MotionState.stored(clip), cameras_at, FeatureSettings(), 2.0)
+    assert not (np.abs(kept.pixel_px - pixel).max(axis=1) < 1e-9).any()
+    assert kept.num_tracks > 25
+    assert np.isfinite(points).all()
+
+
+# --- pictures made by hand: a wall with random blots, seen by two cameras -------------------------------------------------------------
+
+
+def wall_pictures(clip: Clip, cell_m: float = 0.15) -> GreyPictures:
+    """What the cameras see of a wall 12 m to the front (the plane x = 22), painted with random cells; no road, no shadows."""
+    rng = np.random.default_rng(3)
+    paint = cv2.GaussianBlur(rng.integers(0, 256, (400, 700)).astype(np.float32), (0, 0), 1.0)
+    paint = np.clip((paint - paint.mean()) * 3 + 128, 0, 255).astype(np.uint8)
+    cameras_at, pictures = stored_cameras_at(clip), {}
+    for index, camera in enumerate(clip.rig.cameras):
+        u, v = np.meshgrid(np.arange(camera.width_px), np.arange(camera.height_px))
+        rays = camera.unproject(np.stack([u, v], axis=-1).astype(np.float64))
+        for frame in range(len(clip)):
+            pose = cameras_at[frame, index]
+            ray = rays @ pose[:3, :3].T
+            hit = pose[:3, 3] + ((22.0 - pose[0, 3]) / np.maximum(ray[..., 0], 1e-3))[..., None] * ray
+            cells = np.stack([hit[..., 1] / cell_m + 350, hit[..., 2] / cell_m + 150], axis=-1).astype(np.float32)
+            pictures[frame, index] = cv2.remap(paint, cells, None, cv2.INTER_LINEAR, borderValue=0)
+    return GreyPictures(pictures, {}, np.ones(len(clip.rig)), [])
+
+
+def two_front_cameras() -> Rig:
+    """Side by side, 1.2 m apart, the right one longer."""
+    return Rig(
+        (
+            pinhole_camera("left", 1.2, 264, 128, ego_from_cam_looking((1.7, 0.6, 1.5), 0.0), (-0.1, 0.02, 0.0, 0.0, 0.0)),
+            pinhole_camera("right", 1.0, 264, 128, ego_from_cam_looking((1.7, -0.6, 1.5), 0.0)),
+        )
+    )
+
+
+def test_corners_are_followed_and_found_in_the_other_camera_to_a_fraction_of_a_pixel():
+    clip = drive(6, two_front_cameras(), speed_mps=5.0, turn_radps=1e-6)
+    pictures, cameras_at = wall_pictures(clip), stored_cameras_at(clip)
+    flows = follow_corners(clip, pictures, cameras_at, FeatureSettings(corners_per_camera=60))
+    on_wall = Sightings.of_pixels(clip.rig, flows.track, flows.frame, flows.camera, flows.pixel_px)
+    pose = cameras_at[on_wall.frame, on_wall.camera]
+    ray = np.einsum("sij,sj->si", pose[:, :3, :3], on_wall.ray_cam)
+    hit = pose[:, :3, 3] + ((22.0 - pose[:, 0, 3]) / ray[:, 0])[:, None] * ray  # where the pixel's ray meets the painted wall
+    first = np.unique(flows.track, return_index=True)[1]
+    drift_m = np.linalg.norm(hit - hit[first][flows.track], axis=1)
+    assert np.median(drift_m[flows.frame > flows.frame[first][flows.track]]) < 0.02  # a pixel is 0.07 m there
+    found = match_crossings(clip, pictures, flows, hit[first], cameras_at, CrossingSettings(), 6.0)
+    assert len(found) > 60
+    error = reprojection_px(cameras_at[found.frame, found.camera], found, hit[first])
+    assert np.median(error) < 0.5
+    for index, camera in enumerate(clip.rig.cameras):  # no systematic shift, which would look like a turned camera
+        own = found.select(found.camera == index)
+        points_cam = transform_points(invert_rigid(cameras_at[own.frame, index]), hit[first][own.track])
+        assert np.abs((own.pixel_px - camera.project(points_cam)[0]).mean(axis=0)).max() < 0.15
+    # The camera that found a point is not the one that followed it.
+    assert (flows.camera[first][found.track] != found.camera).all()
+
+
+def test_a_blank_clip_says_nothing_and_keeps_its_motion(tiny_clip_path):
+    clip = Clip.open(tiny_clip_path)
+    assert refine(clip, MotionSettings()) is None
+    verdict = decide(clip, None, RefineMotion.ON, DecisionSettings())
+    assert not verdict.refined and "too few fixed points" in verdict.reason
+    assert corrected_clip(clip, verdict) is clip
+
+
+def test_a_camera_without_pictures_is_left_out():
+    clip = drive(6, two_front_cameras(), speed_mps=5.0, turn_radps=1e-6)
+    for frame in clip.frames:
+        frame.views["right"] = replace(frame.views["right"], image="")
+    pictures = read_pictures(clip, 1024)
+    assert pictures.dead == ["left", "right"]  # the left one's files are not there either
+    assert refine(clip, MotionSettings(), pictures) is None
+
+
+def found_with(clip: Clip, state: MotionState, before_px: float, after_px: float) -> Found:
+    nothing = sightings_of(clip, points_around(clip, 4))
+    return Found(state, nothing, np.zeros((4, 3)), before_px, after_px, 0.003, 400, 90, 10)
+
+
+def test_rough_motion_is_replaced_good_motion_kept_and_hopeless_clips_refused():
+    clip = drive(6)
+    state = replace(MotionState.stored(clip), scale=1 / 1.01)
+    better = decide(clip, found_with(clip, state, 0.6, 0.4), RefineMotion.AUTO, DecisionSettings())
+    assert better.refined and "+1.00 % too long" in better.reason
+    close = replace(state, scale=1 / 1.001)
+    assert not decide(clip, found_with(clip, close, 0.41, 0.4), RefineMotion.AUTO, DecisionSettings()).refined
+    assert decide(clip, found_with(clip, close, 0.41, 0.4), RefineMotion.ON, DecisionSettings()).refined
+    assert not decide(clip, found_with(clip, state, 0.4, 0.5), RefineMotion.ON, DecisionSettings()).refined
+    with pytest.raises(DataError, match=r"quarantined: .* within 1 pixel .* got 1\.40 after refinement \(2\.00 before\)"):
+        decide(clip, found_with(clip, state, 2.0, 1.4), RefineMotion.ON, DecisionSettings())
+
+
+def test_the_verdict_reads_back(tmp_path):
+    clip = drive(5)
+    state = replace(MotionState.stored(clip), scale=0.99, clock_s=np.linspace(-0.01, 0.02, 8), rotvec_cam=np.full((8, 3), 0.001))
+    verdict = decide(clip, found_with(clip, state, 0.6, 0.4), RefineMotion.ON, DecisionSettings())
+    write_verdict(tmp_path / "motion.npz", clip, verdict)
+    back = read_verdict(tmp_path / "motion.npz")
+    assert back.reason == verdict.reason and back.refined and back.after_px == 0.4
+    for name, value in vars(state).items():
+        assert np.array_equal(getattr(back.state, name), value)
+
+
+def test_nonsense_settings_are_refused():
+    with pytest.raises(ConfigError, match="at least 8 corners"):
+        FeatureSettings(corners_per_camera=2)
