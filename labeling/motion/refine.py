@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from labeling.motion.adjustment import Adjusted, RoadContacts, adjust, road_contacts
+from labeling.motion.consistency import agreeing, doubts, measure_crossings, vote_on_clocks
 from labeling.motion.crossing import match_crossings
 from labeling.motion.features import follow_corners, road_distance
 from labeling.motion.pictures import GreyPictures, Rectangles, read_pictures
@@ -17,6 +18,8 @@ FIRST_LIMIT_PX, LAST_LIMIT_PX = 8.0, 2.5
 """Sightings further than this from what the poses say are no fixed points: before and after the first solution."""
 SIGHTINGS_PER_TRACK = 10
 """Of the flow, spread over the track's time; those of other cameras come on top."""
+CROSSING_LIMIT_PX = 5.0
+"""A crossing further than this from where the voted clocks expect it shows something that moves, in the first round."""
 LATER_SEARCH = 0.5
 """The share of the first search radius that is searched once the motion has been refined."""
 FIRST_STEPS, LAST_STEPS = 4, 10
@@ -50,7 +53,7 @@ def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None =
     flows = follow_corners(clip, pictures, refined_cameras_at(clip, state), settings.features)
     found: Found | None = None
     for turn in range(settings.rounds):
-        problem = _collect(clip, pictures, flows, state, settings, turn)
+        problem, state = _collect(clip, pictures, flows, state, settings, turn)
         if problem.num_tracks < settings.decision.min_tracks:
             return None
         found = _solve(clip, problem, state, settings, turn == settings.rounds - 1)
@@ -67,19 +70,28 @@ def median_error_px(clip: Clip, flows: Sightings, state: MotionState, settings: 
     return float(np.median(reprojection_px(cameras_at[kept.frame, kept.camera], kept, points))) if len(kept) else float("inf")
 
 
-def _collect(clip: Clip, pictures: GreyPictures, flows: Sightings, state: MotionState, settings: MotionSettings, turn: int) -> Sightings:
-    """The sightings of one round: what flow followed and stands still, and where other cameras see it."""
+def _collect(
+    clip: Clip, pictures: GreyPictures, flows: Sightings, state: MotionState, settings: MotionSettings, turn: int
+) -> tuple[Sightings, MotionState]:  # fmt: skip
+    """The sightings of one round: what flow followed and stands still, and where other cameras see it; clocks as the crossings vote."""
     cameras_at = refined_cameras_at(clip, state)
     kept, points, parallax = fixed_points(clip, flows, state, cameras_at, settings.features, FIRST_LIMIT_PX if turn == 0 else LAST_LIMIT_PX)
     thin = thinned(kept, parallax, settings.max_tracks, clip)
     if not settings.use_crossings or not len(thin):
-        return thin.renumbered()
-    radius = settings.crossing.search_px * (1 if turn == 0 else LATER_SEARCH)
+        return thin.renumbered(), state
+    source = kept.camera[np.unique(kept.track, return_index=True)[1]]
     usable = thin.select((parallax > 1e-5)[thin.track])
     track_of = np.unique(usable.track)
+    radius = settings.crossing.search_px * (1 if turn == 0 else LATER_SEARCH)
     matched = match_crossings(clip, pictures, usable.renumbered(), points[track_of], cameras_at, settings.crossing, radius)
-    matched = Sightings(track_of[matched.track], *list(vars(matched).values())[1:])
-    return Sightings.join([thin, matched]).renumbered()
+    matched = replace(matched, track=track_of[matched.track])
+    crossings = measure_crossings(clip, state, matched, points, source, doubts(kept, points, parallax, cameras_at))
+    clocks = vote_on_clocks(crossings, len(clip.rig))
+    good = agreeing(crossings, clocks, CROSSING_LIMIT_PX if turn == 0 else LAST_LIMIT_PX)
+    balance = np.bincount(matched.track, np.where(good, 1, -1), minlength=len(points))
+    fixed = thin.select((balance >= 0)[thin.track])
+    both = Sightings.join([fixed, matched.select(good & (balance >= 0)[matched.track])])
+    return both.renumbered(), replace(state, clock_s=state.clock_s + clocks)
 
 
 def fixed_points(
