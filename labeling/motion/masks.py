@@ -23,7 +23,7 @@ def rectangles_of_layer(clip: Clip, layer: LabelLayer) -> dict[tuple[int, int], 
     found = {}
     for frame, boxes_world in layer.boxes_world.items():
         users = boxes_world.select(~np.isin(boxes_world.class_id, FIXTURES))
-        if not len(users):
+        if not len(users) or not 0 <= frame < len(clip):  # the stage that takes the layer as evidence says what is wrong with it
             continue
         boxes_ego = users.transform(invert_rigid(clip.frames[frame].world_from_ego))
         for index, camera in enumerate(clip.rig.cameras):

@@ -100,11 +100,11 @@ class DecisionSettings:
 
     quarantine_px: float = 1.0
     """A clip whose median reprojection error stays above this is quarantined."""
-    rough_scale: float = 0.003
+    rough_scale: float = 0.005
     """Stored motion is rough from this error of its scale on, ..."""
-    rough_rotation_rad_per_s: float = 0.00025
-    """... this drift (0.14 degrees in 10 s), ..."""
-    rough_clock_s: float = 0.004
+    rough_rotation_rad_per_s: float = 0.00035
+    """... this drift (0.2 degrees in 10 s), ..."""
+    rough_clock_s: float = 0.006
     """... or this clock offset of one camera."""
     min_tracks: int = 60
     """Fewer static points say nothing: the stored motion is kept."""

@@ -83,16 +83,28 @@ def triangulate(world_from_cam: np.ndarray, sightings: Sightings, num_tracks: in
     """
     ray_world = np.einsum("sij,sj->si", world_from_cam[:, :3, :3], sightings.ray_cam)
     across = np.eye(3) - ray_world[:, :, None] * ray_world[:, None, :]
-    matrix, right = np.zeros((num_tracks, 3, 3)), np.zeros((num_tracks, 3))
     centre = world_from_cam[:, :3, 3]
-    np.add.at(matrix, sightings.track, across)
-    np.add.at(right, sightings.track, np.einsum("sij,sj->si", across, centre))
-    count = np.maximum(np.bincount(sightings.track, minlength=num_tracks), 1)
-    parallax = np.linalg.eigvalsh(matrix)[:, 0] / count
-    points = np.full((num_tracks, 3), np.nan)
-    good = parallax > 1e-9
-    points[good] = np.linalg.solve(matrix[good], right[good][..., None])[..., 0]
+    weight, points, parallax = np.ones(len(sightings)), np.zeros((num_tracks, 3)), np.zeros(num_tracks)
+    for _ in range(2):  # the second time by angles: metres off a ray count by distance, or far points come out too near
+        matrix = _sums(sightings.track, across * weight[:, None, None], num_tracks)
+        right = _sums(sightings.track, weight[:, None] * np.einsum("sij,sj->si", across, centre), num_tracks)
+        total = np.maximum(_sums(sightings.track, weight, num_tracks), 1e-12)
+        parallax = np.linalg.eigvalsh(matrix / total[:, None, None])[:, 0]
+        points = np.full((num_tracks, 3), np.nan)
+        good = parallax > 1e-9
+        points[good] = np.linalg.solve(matrix[good], right[good][..., None])[..., 0]
+        distance = np.nan_to_num(np.linalg.norm(points[sightings.track] - centre, axis=1), nan=1.0)
+        weight = 1 / np.maximum(distance, 0.5) ** 2
     return points, parallax
+
+
+def _sums(track: np.ndarray, values: np.ndarray, num_tracks: int) -> np.ndarray:
+    """(num_tracks, ...) sums of the values of each track; the tracks are sorted."""
+    total = np.zeros((num_tracks, *values.shape[1:]))
+    if len(track):
+        present, begin = np.unique(track, return_index=True)
+        total[present] = np.add.reduceat(values, begin)
+    return total
 
 
 def reprojection_px(world_from_cam: np.ndarray, sightings: Sightings, points_world: np.ndarray) -> np.ndarray:
