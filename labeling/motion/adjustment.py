@@ -91,7 +91,7 @@ def _descend(graph, values, errors, unknowns, iterations: int):
     import gtsam
 
     ordering = gtsam.Ordering()
-    for key in (*unknowns.point, *unknowns.ego, *unknowns.clock, *unknowns.rotation, unknowns.height, unknowns.scale):
+    for key in (*unknowns.point, *unknowns.ego, *unknowns.clock, *unknowns.rotation, unknowns.height, unknowns.drift, unknowns.scale):
         ordering.push_back(key)
     errors.refresh(values)
     cost = graph.error(values)
@@ -134,10 +134,10 @@ def _add_steps(graph, unknowns, clip: Clip, state: MotionState, priors: PriorSet
     stored = clip.trajectory.at(stamps)
     steps = invert_rigid(stored[:-1]) @ stored[1:]
     for frame, (a_from_b, seconds) in enumerate(zip(steps, np.diff(stamps) / NS_PER_S, strict=True)):
-        keys = (unknowns.ego[frame], unknowns.ego[frame + 1], unknowns.scale)
+        keys = (unknowns.ego[frame], unknowns.ego[frame + 1], unknowns.scale, unknowns.drift)
         translation_m = priors.step_translation_m * np.sqrt(seconds / 0.1) + priors.step_translation * np.linalg.norm(a_from_b[:3, 3])
         noise = _six(priors.step_rotation_rad_per_sqrt_s * np.sqrt(seconds), float(translation_m))
-        graph.add(CustomFactor(noise, list(keys), step_error(keys, Pose3(a_from_b))))
+        graph.add(CustomFactor(noise, list(keys), step_error(keys, Pose3(a_from_b), float(seconds))))
 
 
 def _add_rig(graph, unknowns, priors: PriorSettings) -> None:
@@ -149,6 +149,7 @@ def _add_rig(graph, unknowns, priors: PriorSettings) -> None:
         graph.add(PriorFactorVector(clock, np.zeros(1), clock_noise))
         graph.add(PriorFactorVector(rotation, np.zeros(3), noiseModel.Isotropic.Sigma(3, priors.rotation_rad)))
     graph.add(PriorFactorVector(unknowns.scale, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.scale)))
+    graph.add(PriorFactorVector(unknowns.drift, np.zeros(3), noiseModel.Isotropic.Sigma(3, priors.drift_rad_per_s)))
     graph.add(PriorFactorVector(unknowns.height, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.road_height_m)))
 
 

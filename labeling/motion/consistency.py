@@ -110,7 +110,7 @@ def _mode(votes_s: np.ndarray, sigma_s: np.ndarray) -> tuple[float, float] | Non
 
 def _clocks_of_pairs(pairs: list[tuple[int, int, float, float]], cameras: int) -> np.ndarray:
     """Clocks whose differences meet the pairs' opinions, as few of them off zero as possible (least absolute deviations)."""
-    rows, right, weight = [np.eye(cameras)], [np.zeros(cameras)], [np.full(cameras, 15.0)]
+    rows, right, weight = [np.eye(cameras)], [np.zeros(cameras)], [np.full(cameras, 30.0)]
     for a, b, between_s, votes in pairs:
         row = np.zeros((1, cameras))
         row[0, b], row[0, a] = 1.0, -1.0

@@ -11,8 +11,9 @@ from gtsam import Pose3, Values
 ErrorFunction = Callable[[object, Values, list[np.ndarray] | None], np.ndarray]
 
 
-def step_error(keys: tuple[int, int, int], a_from_b: Pose3) -> ErrorFunction:
-    """The error (6,) of two following ego poses and the log scale (1,) against the stored step `a_from_b`."""
+def step_error(keys: tuple[int, int, int, int], a_from_b: Pose3, seconds: float) -> ErrorFunction:
+    """The error (6,) of two following ego poses, the log scale (1,) and the drift (3,) in rad/s against the stored step `a_from_b`."""
+    by_drift = np.concatenate([-seconds * np.eye(3), np.zeros((3, 3))])
 
     def error(_, values: Values, jacobians: list[np.ndarray] | None) -> np.ndarray:
         step = values.atPose3(keys[0]).between(values.atPose3(keys[1]))
@@ -22,7 +23,8 @@ def step_error(keys: tuple[int, int, int], a_from_b: Pose3) -> ErrorFunction:
             jacobians[0] = -step.inverse().AdjointMap()
             jacobians[1] = np.eye(6)
             jacobians[2] = -np.concatenate([np.zeros(3), stored.rotation().matrix().T @ scaled_m])[:, None]
-        return Pose3.Logmap(stored.between(step))
+            jacobians[3] = by_drift
+        return Pose3.Logmap(stored.between(step)) + by_drift @ values.atVector(keys[3])
 
     return error
 

@@ -11,8 +11,9 @@ from labeling.motion.features import follow_corners, road_distance
 from labeling.motion.pictures import GreyPictures, Rectangles, read_pictures
 from labeling.motion.settings import FeatureSettings, MotionSettings
 from labeling.motion.sightings import Sightings, reprojection_px, triangulate
-from labeling.motion.state import MotionState, refined_cameras_at
+from labeling.motion.state import MotionState, frame_stamps, refined_cameras_at
 from scenes.clips import Clip
+from scenes.geometry import NS_PER_S
 
 FIRST_LIMIT_PX, LAST_LIMIT_PX = 8.0, 2.5
 """Sightings further than this from what the poses say are no fixed points: before and after the first solution."""
@@ -46,10 +47,10 @@ class Found:
 
 def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None = None, movers_px: Rectangles | None = None) -> Found | None:
     """The motion that explains the clip's pictures; None if too few fixed points were found to say anything."""
+    if not can_be_followed(clip, settings.features):
+        return None
     pictures = pictures or read_pictures(clip, settings.features.max_width_px, movers_px)
     stored = state = MotionState.stored(clip)
-    if len(clip) < 3 or not pictures.pictures:
-        return None
     flows = follow_corners(clip, pictures, refined_cameras_at(clip, state), settings.features)
     found: Found | None = None
     for turn in range(settings.rounds):
@@ -61,6 +62,11 @@ def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None =
     assert found is not None
     before_px, after_px = (median_error_px(clip, flows, one, settings.features) for one in (stored, state))
     return replace(found, before_px=before_px, after_px=after_px)
+
+
+def can_be_followed(clip: Clip, settings: FeatureSettings) -> bool:
+    """Whether there are enough frames, near enough to each other."""
+    return len(clip) >= 3 and float(np.median(np.diff(frame_stamps(clip)))) / NS_PER_S <= settings.longest_step_s
 
 
 def median_error_px(clip: Clip, flows: Sightings, state: MotionState, settings: FeatureSettings) -> float:

@@ -35,6 +35,8 @@ class FeatureSettings:
     """Rays pointing down more than this meet the road: what they see is not behind it."""
     max_width_px: int = 1024
     """Wider pictures are halved until they fit."""
+    longest_step_s: float = 0.3
+    """Between frames; flow does not bridge more, such a clip's motion is taken as it is."""
     longest_frames: int = 60
     """A corner is given up after this many frames; its place may be found anew."""
 
@@ -70,8 +72,10 @@ class CrossingSettings:
 class PriorSettings:
     """How much is believed of the stored motion and calibration before a picture is looked at (one standard deviation each)."""
 
-    step_rotation_rad_per_sqrt_s: float = 0.0017
-    """Noise of the stored turning, a random walk: 0.1 degrees in a second."""
+    drift_rad_per_s: float = 0.0017
+    """Turning that the stored motion has too much all the time: 0.1 degrees in a second ..."""
+    step_rotation_rad_per_sqrt_s: float = 0.0004
+    """... and its noise beside that, a random walk: 0.02 degrees in a second."""
     step_translation: float = 0.01
     """Noise of a stored step, relative to its length, beside the scale ..."""
     step_translation_m: float = 0.01
@@ -90,8 +94,8 @@ class PriorSettings:
     """Common error of the cameras' height over the road."""
     road_point_m: float = 0.03
     """A point of the road's surface against the plane under the vehicle."""
-    pixel_px: float = 0.5
-    """Where a corner is found."""
+    pixel_px: float = 1.0
+    """Where a corner is found, with what its sightings have in common (they are not independent)."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from labeling.lifting.image_boxes import read_image_boxes
 from labeling.motion.masks import rectangles_of_boxes2d, rectangles_of_layer
 from labeling.motion.pictures import Rectangles, read_pictures
-from labeling.motion.refine import refine
+from labeling.motion.refine import can_be_followed, refine
 from labeling.motion.settings import MotionSettings, RefineMotion
 from labeling.motion.verdict import Verdict, corrected_clip, decide, findings, is_rough, read_verdict, write_verdict
 from labeling.settings import LabelSettings
@@ -19,6 +19,8 @@ QUICK_TRACKS, QUICK_CORNERS = 500, 70
 
 def refined_verdict(clip: Clip, mode: RefineMotion, settings: MotionSettings, movers_px: Rectangles | None = None) -> Verdict:
     """What is to be made of a clip's motion; raises `DataError` for a clip to be quarantined."""
+    if not can_be_followed(clip, settings.features):
+        return decide(clip, None, mode, settings.decision)
     pictures = read_pictures(clip, settings.features.max_width_px, movers_px)
     if mode is RefineMotion.AUTO:
         features = replace(settings.features, corners_per_camera=min(QUICK_CORNERS, settings.features.corners_per_camera))

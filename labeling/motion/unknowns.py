@@ -9,14 +9,14 @@ from labeling.motion.state import MotionState
 
 
 class Unknowns:
-    """Names and values: ego poses x, clocks c, camera rotations r, points p, the log scale s, the height of the road h."""
+    """Names and values: ego poses x, clocks c, camera rotations r, points p, the log scale s, the drift b, the road's height h."""
 
     def __init__(self, frames: int, cameras: int, points: int) -> None:
         self.ego = [symbol("x", k) for k in range(frames)]
         self.clock = [symbol("c", k) for k in range(cameras)]
         self.rotation = [symbol("r", k) for k in range(cameras)]
         self.point = [symbol("p", k) for k in range(points)]
-        self.scale, self.height = symbol("s", 0), symbol("h", 0)
+        self.scale, self.drift, self.height = symbol("s", 0), symbol("b", 0), symbol("h", 0)
 
     def start(self, state: MotionState, points_world: np.ndarray) -> Values:
         """Values of a state and points (P, 3)."""
@@ -29,6 +29,7 @@ class Unknowns:
         for key, point in zip(self.point, points_world, strict=True):
             values.insert(key, point)
         values.insert(self.scale, np.array([np.log(state.scale)]))
+        values.insert(self.drift, np.zeros(3))
         values.insert(self.height, np.zeros(1))
         return values
 

@@ -65,7 +65,8 @@ def decide(clip: Clip, found: Found | None, mode: RefineMotion, settings: Decisi
     """The verdict; a clip that no motion explains is refused with `DataError` (quarantine)."""
     stored = MotionState.stored(clip)
     if found is None:
-        return Verdict(stored, False, f"{clip.path}: too few fixed points were followed to check the ego motion; taken as it is")
+        reason = "the pictures are too few or too far apart in time, or show too few fixed points"
+        return Verdict(stored, False, f"{clip.path}: ego motion not checked, {reason}; taken as it is")
     numbers = (found.before_px, found.after_px, found.scale_sigma, found.num_tracks, found.num_crossings)
     if min(found.before_px, found.after_px) > settings.quarantine_px:
         raise DataError(
