@@ -146,7 +146,7 @@ def test_without_a_second_look_the_height_over_the_road_gives_the_scale():
     blind = solved(rough, seen)
     told = solved(rough, seen, RoadContacts(on_road, seen.frame[order[on_road]]))
     assert blind.scale == pytest.approx(1.0, abs=1e-3)  # one camera, straight on: only the stored motion says how far
-    assert told.scale == pytest.approx(1 / 1.01, abs=0.003)
+    assert told.scale == pytest.approx(1 / 1.01, abs=0.004)
 
 
 def test_exact_motion_stays():
