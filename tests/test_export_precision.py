@@ -198,6 +198,22 @@ def test_flops_and_bytes_of_a_convolution_by_hand():
     assert bound_ms([cost], slow) == pytest.approx(1e3 * cost.flops / 1e12)
 
 
+def test_shapes_that_follow_from_the_number_of_cameras_are_known():
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Shape", ["x"], ["cameras"], start=0, end=1),
+        helper.make_node("Concat", ["cameras", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["planes"]),
+        helper.make_node("Conv", ["planes", "w"], ["y"], name="c"),
+    ]
+    constants = [numpy_helper.from_array(np.zeros((8, 4, 1, 1), np.float32), "w"), numpy_helper.from_array(np.array([4, 5, 5]), "rest")]
+    inner = helper.make_graph(nodes, "g", [info("x", 1, ["n", 100])], [info("y", 1, None)], constants)
+    model = helper.make_model(inner, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    for cameras in (2, 8):
+        cost = next(c for c in node_costs(model, cameras) if c.node == "c")
+        assert cost.flops == 2 * (cameras * 8 * 25) * 4
+
+
 def test_half_and_int8_are_bounded_lower(graph):
     model, steps = graph
     device = DEVICES["orin-agx"]
