@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import tyro
 
-from evaluation.occupancy import OccupancyCounts, OccupancyMetrics
+from evaluation.occupancy import OccupancyCounts
 from labeling.reconstruction.carving import cells_around
 from labeling.reconstruction.ground import path_ground
 from labeling.reconstruction.pictures import depth_sheet, road_picture
@@ -74,14 +74,16 @@ class Errors:
                 print(f"road height, {name}: {len(error)} cells, median {middle:.1f} cm, 90 % {most:.1f} cm")
         if self.own.num_frames:
             print(f"voxels known of those that exact depth observes: {np.mean(self.known_share):.3f}")
-            print_occupancy("IoU of voxels known to us", self.own.result())
-            print_occupancy("IoU of voxels observable with exact depth (unknown counts as free)", self.visible.result())
+            print_occupancy("IoU of voxels known to us", self.own)
+            print_occupancy("IoU of voxels observable with exact depth (unknown counts as free)", self.visible)
 
 
-def print_occupancy(name: str, result: OccupancyMetrics) -> None:
-    """One line of IoUs."""
+def print_occupancy(name: str, counts: OccupancyCounts) -> None:
+    """One line of IoUs; `static` is filled against free where neither side holds a labelled object (boxes may be given)."""
+    result, static = counts.result(), counts.confusion[:3, :3]
+    filled = static[1:, 1:].sum() / max(static.sum() - static[0, 0], 1)
     states = ", ".join(f"{state} {value:.3f}" for state, value in result.iou.items() if np.isfinite(value))
-    print(f"{name}: occupied {result.occupied_iou:.3f}, {states}; RayIoU {result.ray_iou:.3f}")
+    print(f"{name}: occupied {result.occupied_iou:.3f}, static {filled:.3f}, {states}; RayIoU {result.ray_iou:.3f}")
 
 
 def measure(
