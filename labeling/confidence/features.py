@@ -22,7 +22,7 @@ GROUP_OF_CLASS = np.array([next(k for k, names in enumerate(GROUPS.values()) if 
 
 SEEN_S = 2.0
 """Reach of the feature `seen`."""
-FEATURES = ("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated", "seen")
+FEATURES = ("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated", "seen", "hidden")
 """Names of the columns of `BoxRows.features`."""
 
 
@@ -41,7 +41,7 @@ class BoxRows:
     range_m: np.ndarray
     """(F,) distance from the ego vehicle on the ground."""
     features: np.ndarray
-    """(F, 10): see `FEATURES`."""
+    """(F, 11): see `FEATURES`."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -51,8 +51,9 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
     """The rows of the arrays of a tracks file; the features are what tells good boxes from bad ones and near from far.
 
     odds: log odds of the tracks stage's own probability, strong: their positive part, track: those of the whole track's mean,
-    range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, where it came from, and seen: the share
-    of the frames within `SEEN_S` in which the track was detected. None depends on the clip's length or its frames a second.
+    range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, where it came from, seen: the share of the
+    frames within `SEEN_S` in which the track was detected, and hidden: the share that nearer labels hide. None depends on the clip's length
+    or its frames a second.
     """
     track = np.repeat(np.arange(len(arrays["length"])), arrays["length"])
     box_world, class_id = arrays["box_world"], arrays["class_id"][track]
@@ -70,6 +71,7 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
         (arrays["provenance"] == "interpolated").astype(np.float64),
         (arrays["provenance"] == "extrapolated").astype(np.float64),
         _share_seen(clip, arrays, track),
+        np.nan_to_num(1 - arrays["visibility"]),
     )
     return BoxRows(arrays["frames"], box_world, class_id, GROUP_OF_CLASS[class_id], range_m, np.stack(columns, axis=1))
 
