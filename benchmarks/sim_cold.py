@@ -113,18 +113,20 @@ def main(
     Args:
         clips: Folders of simulated clips with truth (they are copied, not written to).
         detector: ONNX file of a 2D detector; without, people's boxes are made of the truth.
-        out: Where copies, labels and the COCO file go.
+        out: Where copies, labels and the COCO file go; a stopped run goes on there.
         workers: Labeling processes.
     """
-    shutil.rmtree(out, ignore_errors=True)
     paths = []
     for path in find_clips(list(clips)):
         paths.append(out / path.name)
-        shutil.copytree(path, paths[-1], ignore=shutil.ignore_patterns("labeling", "auto@*"))
+        if not (paths[-1] / "clip.json").is_file():
+            shutil.copytree(path, paths[-1], ignore=shutil.ignore_patterns("labeling", "auto@*"))
     console = Console(width=130)
     if detector is None:
-        settings = LabelSettings("auto@cold", boxes2d=out / "drawn.json", pictures=False)
-        console.print(f"{write_drawn(paths, out / 'drawn.json')} rectangles drawn")
+        file = out / "drawn.json"
+        settings = LabelSettings("auto@cold", boxes2d=file, pictures=False)
+        if not file.is_file():
+            console.print(f"{write_drawn(paths, file)} rectangles drawn")
     else:
         settings = LabelSettings("auto@cold", detector=detector, pictures=False)
     report = run_job(paths, settings, workers, console)
