@@ -61,7 +61,7 @@ def _fused(evidence: Evidence, covariance: np.ndarray, a: np.ndarray, b: np.ndar
     stronger = np.where(score[b] > score[a], b, a)
     turn = folded_angle(box[b, Box3D.YAW] - box[a, Box3D.YAW])
     yaw = np.where(stronger == a, box[a, Box3D.YAW] + share[:, 0] * turn, box[b, Box3D.YAW] - (1 - share[:, 0]) * turn)
-    both = [f"{s}+{o}" for s, o in zip(source[a], source[b], strict=True)]
+    both = ["+".join(sorted({*one.split("+"), *other.split("+")})) for one, other in zip(source[a], source[b], strict=True)]
     fused = box[stronger].copy()
     fused[:, :2] = np.einsum("nij,nj->ni", together, np.asarray(place))
     fused[:, Box3D.Z] = (1 - share[:, 0]) * box[a, Box3D.Z] + share[:, 0] * box[b, Box3D.Z]

@@ -75,16 +75,23 @@ def score_for(probability: np.ndarray, confidence: ConfidenceSettings) -> np.nda
     return logistic((log_odds(probability) - confidence.bias) / max(weight, 1e-6))
 
 
-def lifted_evidence(tracks: list[Explained], scene: Scene, timestamps_ns: np.ndarray, tracking: TrackingSettings, source: str) -> Evidence:
-    """Detections of all tracks in the frames in which they were seen, with covariances, scored for the tracking that follows."""
+def lifted_evidence(
+    tracks: list[Explained], scene: Scene, timestamps_ns: np.ndarray, tracking: TrackingSettings, source: np.ndarray
+) -> Evidence:
+    """Detections of all tracks in the frames in which they were seen, with covariances, scored for the tracking that follows.
+
+    `source` (N,) says who saw each rectangle.
+    """
     confidence = {class_id: group.confidence for group in tracking.groups for class_id in group.class_ids}
     rows = []
     for track in tracks:
         seen = np.isin(track.frames, scene.observations.frame[track.rows])
         score = score_for(box_probabilities(track, scene)[seen], confidence[track.class_id])
-        rows.append((track.frames[seen], track.box_world[seen], np.full(seen.sum(), track.class_id), score, track.covariance[seen]))
-    nothing = (np.zeros(0, dtype=np.int64), np.zeros((0, 9)), np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((0, 2, 2)))
-    frame, box, class_id, score, covariance = (np.concatenate(part) for part in zip(nothing, *rows, strict=True))
+        told = np.full(seen.sum(), "+".join(np.unique(source[track.rows])), dtype=object)
+        rows.append((track.frames[seen], track.box_world[seen], np.full(seen.sum(), track.class_id), score, track.covariance[seen], told))
+    whole = np.zeros(0, dtype=np.int64)
+    nothing = (whole, np.zeros((0, 9)), whole, np.zeros(0), np.zeros((0, 2, 2)), np.zeros(0, dtype=object))
+    frame, box, class_id, score, covariance, told = (np.concatenate(part) for part in zip(nothing, *rows, strict=True))
     order = np.argsort(frame, kind="stable")
     return Evidence(
         timestamps_ns,
@@ -94,5 +101,5 @@ def lifted_evidence(tracks: list[Explained], scene: Scene, timestamps_ns: np.nda
         class_id[order],
         score[order],
         covariance[order],
-        np.full(len(frame), source, dtype=object),
+        told[order],
     )

@@ -51,8 +51,7 @@ def _lifting(work: ClipWork, path: Path) -> dict[str, float]:
     boxes = read_image_boxes(work.artefact("boxes2d"))
     scene, tracks = lift_clip(work.clip, boxes, work.settings.lifting)
     stamps_ns = np.array([frame.timestamp_ns for frame in work.clip.frames], dtype=np.int64)
-    source = "+".join(sorted(set(boxes.source.tolist()))) or "lifting"
-    return write_evidence(path, lifted_evidence(tracks, scene, stamps_ns, work.settings.tracking, source))
+    return write_evidence(path, lifted_evidence(tracks, scene, stamps_ns, work.settings.tracking, boxes.source))
 
 
 BOXES2D = Stage("boxes2d", "boxes2d.npz", _boxes2d, settings=_boxes2d_settings, wanted=_wanted)

@@ -153,7 +153,7 @@ def box_sources(tracks: SolvedTracks, evidence: Evidence) -> np.ndarray:
     if evidence.source is None:
         return np.full(len(tracks.frame), "", dtype=object)
     parts = np.split(evidence.source[tracks.row], tracks.seen.end[:-1]) if len(tracks) else []
-    everywhere = np.array(["+".join(sorted(set(part.tolist()))) for part in parts], dtype=object)
+    everywhere = np.array(["+".join(sorted({one for name in part.tolist() for one in name.split("+")})) for part in parts], dtype=object)
     sources = everywhere[tracks.life.owner]
     sources[tracks.is_measured] = evidence.source[tracks.detection[tracks.is_measured]]
     return sources
