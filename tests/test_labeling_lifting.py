@@ -13,7 +13,7 @@ from labeling.lifting.image_boxes import ImageBoxes, single_boxes
 from labeling.lifting.judging import near_probability, score_for
 from labeling.lifting.lift import road_direction
 from labeling.lifting.linking import link_boxes
-from labeling.lifting.observations import Observations, hidden_edges, observe
+from labeling.lifting.observations import Observations, hidden_edges, observe, pixels_of
 from labeling.lifting.people_boxes import outranked, people_boxes, read_drawn
 from labeling.lifting.road import fit_road
 from labeling.lifting.settings import JudgeSettings, LiftingSettings, ReprojectionSettings, RoadSettings
@@ -126,6 +126,17 @@ def test_a_cut_off_edge_says_that_the_object_reaches_the_border_and_no_more(tmp_
     scene = flat_scene(clip, image_boxes([0], np.array([-0.5, 250, 200, 400])))
     linear = linearise(cut, body, bodies_of(np.array([CAR])), scene.road, np.ones(1), 0.05)
     assert linear.error[0, 0] == 0.0 and not linear.slope[0, 0].any()
+
+
+def test_what_lies_behind_a_lens_stays_out_on_its_own_side():
+    fisheye = Camera("round", Lens.FISHEYE, 100.0, 100.0, 100.0, 75.0, 200, 150, np.eye(4), (-0.02, -0.02))
+    straight = Camera("straight", Lens.PINHOLE, 100.0, 100.0, 100.0, 75.0, 200, 150, np.eye(4), (-0.3, 0.1))
+    behind = np.array([[-3.0, 0.0, -3.0], [3.0, 0.0, -3.0]])  # left and right of the axis, behind the camera
+    # At 2.356 rad the fisheye's polynomial has folded back to 2.356 (1 - 0.111 - 0.616) = 0.64: column 36, in the middle of the picture.
+    np.testing.assert_allclose(fisheye.project(behind)[0][0, 0], 36.0, atol=1.0)
+    for camera in (fisheye, straight):
+        left, right = pixels_of(camera, behind)[:, 0]
+        assert left < -0.5 and right > 199.5, camera.name
 
 
 def test_edges_behind_something_nearer_are_hidden():

@@ -79,7 +79,7 @@ class Observations:
 def pixels_of(camera: Camera, points_cam: np.ndarray) -> np.ndarray:
     """Pixels (..., 2) of points (..., 3), also of those outside the picture or behind the camera."""
     if camera.lens is not Lens.PINHOLE:
-        return camera.project(points_cam)[0]
+        return camera.project(_within_lens(points_cam, 1.1 * camera.max_angle_rad))[0]
     depth = np.maximum(points_cam[..., 2], LEAST_DEPTH_M)
     x, y = points_cam[..., 0] / depth, points_cam[..., 1] / depth
     if any(camera.distortion):
@@ -91,6 +91,18 @@ def pixels_of(camera: Camera, points_cam: np.ndarray) -> np.ndarray:
         centre = np.array([camera.cx_px, camera.cy_px])
         return centre + (pixels - centre) / inner
     return np.stack([camera.fx_px * x + camera.cx_px, camera.fy_px * y + camera.cy_px], axis=-1)
+
+
+def _within_lens(points_cam: np.ndarray, most_rad: float) -> np.ndarray:
+    """Points (..., 3) turned towards the axis to within an angle of it: a fisheye's polynomial folds back beyond its picture."""
+    x, y, z = np.moveaxis(points_cam, -1, 0)
+    radius = np.hypot(x, y)
+    beyond = np.arctan2(radius, z) > most_rad
+    if not beyond.any():
+        return points_cam
+    distance, scale = np.hypot(radius, z), np.sin(most_rad) / np.maximum(radius, 1e-9)
+    turned = np.stack([x * scale * distance, y * scale * distance, np.cos(most_rad) * distance], axis=-1)
+    return np.where(beyond[..., None], turned, points_cam)
 
 
 def observe(clip: Clip, boxes: ImageBoxes, settings: ReprojectionSettings) -> Observations:
