@@ -12,6 +12,8 @@ from labeling.reconstruction.ground import PathGround
 from labeling.reconstruction.settings import RoadSettings
 
 NEAR_PATH_M = 8.0
+DRIVEN_M = 1.2
+"""The vehicle itself vouches for ground this near to its path."""
 TONE_SPREAD = np.array([0.08, 0.012, 0.012])
 """How much logarithm of brightness, share of red and share of green of one surface vary."""
 GAP_M, PIECE_M2 = 4.0, 15.0
@@ -110,8 +112,9 @@ def paint_road(road: RoadGrid, points_world: np.ndarray, rgb: np.ndarray, weight
     color = (color / np.maximum(total, 1e-6)[:, None]).reshape(*shape, 3)
     seen = (total > 0).reshape(shape)
     centers = road.origin_world + road.cell_m * np.moveaxis(np.indices(shape), 0, -1)
-    is_road = road_like(color, seen, ground.distance(centers), road.cell_m)
-    return replace(road, seen=seen | road.known, is_road=is_road, rgb=color.round().astype(np.uint8))
+    path_distance = ground.distance(centers)
+    is_road = road_like(color, seen, path_distance, road.cell_m)
+    return replace(road, seen=seen | road.known | (path_distance < DRIVEN_M), is_road=is_road, rgb=color.round().astype(np.uint8))
 
 
 def grouped_median(group: np.ndarray, value: np.ndarray, weight: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +159,7 @@ def _second_differences(number: np.ndarray, unknowns: int) -> sparse.csr_matrix:
 
 def road_like(color: np.ndarray, seen: np.ndarray, path_distance_m: np.ndarray, cell_m: float) -> np.ndarray:
     """(I, J) bool: cells whose colour is one of those under the wheels' path, connected to it; small holes closed."""
-    driven = path_distance_m < 1.2
+    driven = path_distance_m < DRIVEN_M
     sample = color[seen & (path_distance_m < 2.0)]
     if len(sample) < 8:
         return path_distance_m < 2.0

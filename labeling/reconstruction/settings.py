@@ -27,7 +27,7 @@ class MatchSettings:
     """... and the farthest, along the camera's axis."""
     window_px: int = 7
     """Side of the window within which pictures are correlated."""
-    texture: float = 1.5
+    texture: float = 1.0
     """Standard deviation of grey levels below which a window counts as blank."""
     small_step: float = 0.08
     """Cost of a change of one plane between neighbouring pixels ..."""
@@ -37,7 +37,7 @@ class MatchSettings:
     """Heights over the path's tangent planes at which a plane is swept as road."""
     ground_bonus: float = 0.03
     """How much better a free depth must correlate than the ground plane to be believed."""
-    max_cost: float = 0.45
+    max_cost: float = 0.55
     """Depths whose windows correlate worse (1 minus correlation) are dropped."""
 
 
@@ -65,7 +65,7 @@ class FillSettings:
     """How far known depths reach over blank surface."""
     edge: float = 60.0
     """Difference of grey levels, summed over the colours, that counts as far as `reach_px`."""
-    min_weight: float = 0.02
+    min_weight: float = 0.01
     """Share of the surroundings that must be known."""
     ground_share: float = 0.5
     """Share of known surroundings on the ground from which a pixel is ground."""
