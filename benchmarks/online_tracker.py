@@ -23,11 +23,11 @@ class OnlineSettings:
 
     high_score: float = 0.4
     """From here on detections are assigned first and may start tracks."""
-    low_score: float = 0.1
+    low_score: float = 0.2
     """Weaker ones are not looked at."""
     min_hits: int = 3
     """Detections before a track is told."""
-    max_age_s: float = 2.0
+    max_age_s: float = 3.0
     """Time without a detection after which a track ends."""
     told_age_s: float = 0.5
     """Time without a detection for which its predicted box is still told."""

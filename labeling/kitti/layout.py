@@ -12,7 +12,7 @@ from labeling.kitti.scale import estimated_pose_scale, scaled_poses, with_poses
 from labeling.kitti.settings import KittiClass
 from labeling.tracks.evidence import Evidence, InView
 from labeling.tracks.settings import TrackingSettings
-from labeling.tracks.tracking import TrackLabels, label_group, link_clip, solve_groups
+from labeling.tracks.tracking import SolvedGroup, TrackLabels, label_group, link_clip, solve_groups
 from scenes.atomic import atomic_file
 from scenes.boxes import CLASS_NAMES, box_corners, transform_each_box
 from scenes.errors import DataError
@@ -135,19 +135,25 @@ def label_sequence(root: Path, name: str, kinds: tuple[KittiClass, ...]) -> tupl
 def track_sequence(
     sequence: KittiSequence, evidences: list[Evidence], kinds: tuple[KittiClass, ...]
 ) -> tuple[dict[str, list[TrackLabels]], KittiSequence]:
-    """The tracking of `label_sequence` apart from reading files; `evidences` holds each class's detections.
+    """The tracking of `label_sequence` apart from reading files; `evidences` holds each class's detections."""
+    groups, sequence = solve_sequence(sequence, evidences, kinds)
+    in_view = camera_in_view(sequence, sequence.world_from_ego)
+    found = [sorted(label_group(group, in_view), key=lambda track: -track.probability) for group in groups]
+    return {kind.name: tracks for kind, tracks in zip(kinds, found, strict=True)}, sequence
+
+
+def solve_sequence(
+    sequence: KittiSequence, evidences: list[Evidence], kinds: tuple[KittiClass, ...]
+) -> tuple[list[SolvedGroup], KittiSequence]:
+    """The trajectories of each class, and the sequence with the poses they are solved in.
 
     Detections are linked in the world of the poses as given; chains of strong ones tell the poses' scale, and everything after
     that happens in the world of the right scale.
     """
     linked = link_clip(Evidence.concatenate(evidences), TrackingSettings(tuple(kind.settings for kind in kinds)))
-    scale = estimated_pose_scale(linked)
-    world_from_ego = scaled_poses(sequence.world_from_ego, scale)
-    sequence = replace(sequence, world_from_ego=world_from_ego)
-    in_view = camera_in_view(sequence, world_from_ego)
+    world_from_ego = scaled_poses(sequence.world_from_ego, estimated_pose_scale(linked))
     solved = solve_groups([with_poses(group, world_from_ego).stitched() for group in linked], eye_height_m=0.0)
-    found = [sorted(label_group(group, in_view), key=lambda track: -track.probability) for group in solved]
-    return {kind.name: tracks for kind, tracks in zip(kinds, found, strict=True)}, sequence
+    return solved, replace(sequence, world_from_ego=world_from_ego)
 
 
 def result_lines(sequence: KittiSequence, kind: KittiClass, tracks: list[TrackLabels]) -> list[str]:

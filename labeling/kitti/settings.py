@@ -15,6 +15,10 @@ TUNED_ON = ("0000", "0004", "0007", "0009", "0017")
 """The sequences whose labels these numbers were chosen with; the others were only measured on."""
 
 
+RECORD = ("local", "side", "own", "best", "length", "unseen", "range")
+"""Features of a track's record of detections, see `labeling.tracks.confidence`."""
+
+
 @dataclass(frozen=True)
 class KittiClass:
     """One class of the KITTI tracking benchmark and how PointRCNN's raw scores become probabilities."""
@@ -26,6 +30,10 @@ class KittiClass:
     score_bias: float
     score_slope: float
     """Probability = logistic(bias + slope * raw score)."""
+    right_iou: tuple[float, ...]
+    """A box is as right as the share of these 3D IoUs that it reaches; the confidences are fitted to that."""
+    fitted: tuple[str, ...]
+    """Features that the confidences may use: few for rare classes, no `hidden` for people (those in a crowd are labelled too)."""
     settings: GroupSettings
 
 
@@ -61,15 +69,15 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-5.61,
-        local_weight=1.23,
-        side_weight=0.495,
-        own_weight=0.028,
-        best_weight=0.661,
-        length_weight=-0.262,
-        unseen_weight=0.417,
-        range_weight=1.134,
-        hidden_weight=-1.04,
+        bias=-5.603,
+        local_weight=1.272,
+        side_weight=0.522,
+        own_weight=0.013,
+        best_weight=0.726,
+        length_weight=-0.337,
+        unseen_weight=0.586,
+        range_weight=1.18,
+        hidden_weight=-1.566,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -81,7 +89,7 @@ def kitti_car() -> KittiClass:
         confidence,
         duplicate_iou=0.15,
     )
-    return KittiClass("Car", "car", -2.6, 0.8, group)
+    return KittiClass("Car", "car", -2.6, 0.8, (0.25, 0.7), (*RECORD, "hidden"), group)
 
 
 def kitti_pedestrian() -> KittiClass:
@@ -114,15 +122,15 @@ def kitti_pedestrian() -> KittiClass:
         yaw_weight=0.0,
     )
     confidence = ConfidenceSettings(
-        bias=-2.229,
-        local_weight=0.404,
-        side_weight=0.304,
-        own_weight=0.013,
-        best_weight=0.865,
-        length_weight=-0.389,
-        unseen_weight=0.003,
-        range_weight=0.83,
-        moving_weight=1.989,
+        bias=-2.108,
+        local_weight=0.447,
+        side_weight=0.33,
+        own_weight=-0.008,
+        best_weight=0.894,
+        length_weight=-0.648,
+        unseen_weight=0.033,
+        moving_weight=2.885,
+        range_weight=0.894,
         keep_share=0.2,
     )
     group = GroupSettings(
@@ -134,7 +142,7 @@ def kitti_pedestrian() -> KittiClass:
         confidence,
         duplicate_iou=0.15,
     )
-    return KittiClass("Pedestrian", "pedestrian", -4.7, 1.45, group)
+    return KittiClass("Pedestrian", "pedestrian", -4.7, 1.45, (0.25,), (*RECORD, "moving"), group)
 
 
 def kitti_cyclist() -> KittiClass:
@@ -161,15 +169,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.532,
-        local_weight=0.63,
-        side_weight=0.238,
-        own_weight=0.145,
-        best_weight=-0.143,
-        length_weight=1.624,
-        unseen_weight=0.046,
-        range_weight=0.039,
-        moving_weight=1.422,
+        bias=-4.473,
+        local_weight=0.743,
+        side_weight=0.259,
+        own_weight=0.183,
+        best_weight=-0.1,
+        length_weight=1.493,
+        unseen_weight=0.095,
+        moving_weight=2.58,
+        range_weight=0.032,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -181,7 +189,7 @@ def kitti_cyclist() -> KittiClass:
         confidence,
         duplicate_iou=0.15,
     )
-    return KittiClass("Cyclist", "bicycle", -4.9, 1.1, group)
+    return KittiClass("Cyclist", "bicycle", -4.9, 1.1, (0.25,), (*RECORD, "moving"), group)
 
 
 def kitti_classes() -> tuple[KittiClass, ...]:

@@ -100,8 +100,14 @@ def box_probability(features: np.ndarray, settings: ConfidenceSettings) -> np.nd
     return logistic(settings.bias + features @ weights)
 
 
-def fitted_weights(features: np.ndarray, is_right: np.ndarray, ridge: float = 1.0) -> dict[str, float]:
-    """`bias` and `<feature>_weight` of `ConfidenceSettings` that make known boxes (R, 9), (R,) bool most likely."""
+def fitted_weights(
+    features: np.ndarray, is_right: np.ndarray, ridge: float = 1.0, towards: dict[str, float] | None = None
+) -> dict[str, float]:
+    """`bias` and `<feature>_weight` of `ConfidenceSettings` that make known boxes (R, 9), (R,) bool most likely.
+
+    Weights are drawn to those of `towards`, or to 0, the more the larger `ridge` is.
+    """
+    usual = np.array([0.0] + [0.0 if towards is None else towards[f"{name}_weight"] for name in FEATURES])
     design = np.concatenate([np.ones((len(features), 1)), features], axis=1)
     sign = np.where(is_right, 1.0, -1.0)
     penalty = ridge * np.array([0.0] + [1.0] * features.shape[1])
@@ -109,8 +115,8 @@ def fitted_weights(features: np.ndarray, is_right: np.ndarray, ridge: float = 1.
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         margin = sign * (design @ weights)
         slope = -sign * logistic(-margin)
-        value = np.logaddexp(0, -margin).sum() + (penalty * weights**2).sum() / 2
-        return float(value), design.T @ slope + penalty * weights
+        value = np.logaddexp(0, -margin).sum() + (penalty * (weights - usual) ** 2).sum() / 2
+        return float(value), design.T @ slope + penalty * (weights - usual)
 
     weights = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x
     return dict(zip(("bias", *(f"{name}_weight" for name in FEATURES)), weights.round(3).tolist(), strict=True))
