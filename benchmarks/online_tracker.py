@@ -31,7 +31,7 @@ class OnlineSettings:
     """Time without a detection after which a track ends."""
     told_age_s: float = 0.5
     """Time without a detection for which its predicted box is still told."""
-    gate_sigma: float = 3.5
+    gate_sigma: float = 3.0
 
 
 @dataclass

@@ -42,6 +42,7 @@ LIDAR_NOISE = NoiseSettings(
 )
 
 
+CAR_NOISE = replace(LIDAR_NOISE, radial_m=0.06, lateral_m=0.08, height_m=0.3)
 PEOPLE_NOISE = replace(LIDAR_NOISE, weak_factor=2.0)
 
 
@@ -69,20 +70,20 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-5.603,
-        local_weight=1.272,
-        side_weight=0.522,
-        own_weight=0.013,
-        best_weight=0.726,
-        length_weight=-0.337,
-        unseen_weight=0.586,
-        range_weight=1.18,
-        hidden_weight=-1.566,
+        bias=-5.627,
+        local_weight=1.252,
+        side_weight=0.536,
+        own_weight=0.004,
+        best_weight=0.762,
+        length_weight=-0.332,
+        unseen_weight=0.565,
+        range_weight=1.157,
+        hidden_weight=-1.704,
         keep_share=0.1,
     )
     group = GroupSettings(
         ("car",),
-        LIDAR_NOISE,
+        CAR_NOISE,
         motion,
         link,
         CompletionSettings(extend_s=0.5, fill_s=20.0, fill_score=0.5, bridge_s=1.0),
@@ -122,15 +123,15 @@ def kitti_pedestrian() -> KittiClass:
         yaw_weight=0.0,
     )
     confidence = ConfidenceSettings(
-        bias=-2.108,
-        local_weight=0.447,
+        bias=-2.106,
+        local_weight=0.445,
         side_weight=0.33,
         own_weight=-0.008,
-        best_weight=0.894,
-        length_weight=-0.648,
-        unseen_weight=0.033,
-        moving_weight=2.885,
-        range_weight=0.894,
+        best_weight=0.895,
+        length_weight=-0.649,
+        unseen_weight=0.02,
+        moving_weight=2.884,
+        range_weight=0.893,
         keep_share=0.2,
     )
     group = GroupSettings(
@@ -169,15 +170,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.473,
-        local_weight=0.743,
-        side_weight=0.259,
-        own_weight=0.183,
-        best_weight=-0.1,
+        bias=-4.482,
+        local_weight=0.737,
+        side_weight=0.26,
+        own_weight=0.182,
+        best_weight=-0.095,
         length_weight=1.493,
-        unseen_weight=0.095,
-        moving_weight=2.58,
-        range_weight=0.032,
+        unseen_weight=0.08,
+        moving_weight=2.579,
+        range_weight=0.03,
         keep_share=0.1,
     )
     group = GroupSettings(
