@@ -70,15 +70,15 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-5.627,
-        local_weight=1.252,
-        side_weight=0.536,
-        own_weight=0.004,
-        best_weight=0.762,
-        length_weight=-0.332,
-        unseen_weight=0.565,
-        range_weight=1.157,
-        hidden_weight=-1.704,
+        bias=-5.715,
+        local_weight=1.304,
+        side_weight=0.57,
+        own_weight=-0.019,
+        best_weight=0.755,
+        length_weight=-0.31,
+        unseen_weight=0.526,
+        range_weight=1.208,
+        hidden_weight=-1.854,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -90,7 +90,7 @@ def kitti_car() -> KittiClass:
         confidence,
         duplicate_iou=0.15,
     )
-    return KittiClass("Car", "car", -2.6, 0.8, (0.25, 0.7), (*RECORD, "hidden"), group)
+    return KittiClass("Car", "car", -2.6, 0.8, (0.25, 0.5, 0.7), (*RECORD, "hidden"), group)
 
 
 def kitti_pedestrian() -> KittiClass:
@@ -123,15 +123,15 @@ def kitti_pedestrian() -> KittiClass:
         yaw_weight=0.0,
     )
     confidence = ConfidenceSettings(
-        bias=-2.106,
-        local_weight=0.445,
+        bias=-2.112,
+        local_weight=0.448,
         side_weight=0.33,
-        own_weight=-0.008,
+        own_weight=-0.011,
         best_weight=0.895,
-        length_weight=-0.649,
-        unseen_weight=0.02,
-        moving_weight=2.884,
-        range_weight=0.893,
+        length_weight=-0.648,
+        unseen_weight=0.001,
+        moving_weight=2.882,
+        range_weight=0.896,
         keep_share=0.2,
     )
     group = GroupSettings(
@@ -170,15 +170,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.482,
-        local_weight=0.737,
-        side_weight=0.26,
-        own_weight=0.182,
+        bias=-4.503,
+        local_weight=0.745,
+        side_weight=0.261,
+        own_weight=0.176,
         best_weight=-0.095,
-        length_weight=1.493,
-        unseen_weight=0.08,
-        moving_weight=2.579,
-        range_weight=0.03,
+        length_weight=1.498,
+        unseen_weight=0.06,
+        moving_weight=2.577,
+        range_weight=0.036,
         keep_share=0.1,
     )
     group = GroupSettings(
