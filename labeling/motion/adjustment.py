@@ -15,7 +15,7 @@ from scenes.clips import Clip
 from scenes.errors import ConfigError
 from scenes.geometry import NS_PER_S, invert_rigid, transform_points
 
-SMALL_GAIN = 1e-3
+SMALL_GAIN = 2e-5
 """The solution stands when a step makes the cost smaller by less than this share."""
 
 

@@ -19,11 +19,13 @@ FIRST_LIMIT_PX, LAST_LIMIT_PX = 8.0, 2.5
 """Sightings further than this from what the poses say are no fixed points: before and after the first solution."""
 SIGHTINGS_PER_TRACK = 10
 """Of the flow, spread over the track's time; those of other cameras come on top."""
+NEAREST_M = 0.7
+"""What seems nearer to a camera has rays from one place, which meet in the camera itself."""
 CROSSING_LIMIT_PX = 5.0
 """A crossing further than this from where the voted clocks expect it shows something that moves, in the first round."""
 LATER_SEARCH = 0.5
 """The share of the first search radius that is searched once the motion has been refined."""
-FIRST_STEPS, LAST_STEPS = 4, 10
+FIRST_STEPS, LAST_STEPS = 5, 14
 """Steps of the solver: a rough solution is enough to find more matches."""
 
 
@@ -126,8 +128,8 @@ def triangulate_or_far(world_from_cam: np.ndarray, sightings: Sightings, far_m: 
     ray = np.einsum("pij,pj->pi", world_from_cam[first, :3, :3], sightings.ray_cam[first])
     centre = world_from_cam[first, :3, 3]
     along = np.einsum("pi,pi->p", points - centre, ray)
-    lost = ~(np.isfinite(along) & (along > 0) & (along < far_m))
-    lost &= parallax < 1e-4
+    lost = ~(np.isfinite(along) & (along > NEAREST_M) & (along < far_m))
+    lost &= (parallax < 1e-4) | (np.abs(along) <= NEAREST_M)
     return np.where(lost[:, None], centre + far_m * ray, points), parallax
 
 

@@ -84,17 +84,18 @@ def triangulate(world_from_cam: np.ndarray, sightings: Sightings, num_tracks: in
     ray_world = np.einsum("sij,sj->si", world_from_cam[:, :3, :3], sightings.ray_cam)
     across = np.eye(3) - ray_world[:, :, None] * ray_world[:, None, :]
     centre = world_from_cam[:, :3, 3]
-    weight, points, parallax = np.ones(len(sightings)), np.zeros((num_tracks, 3)), np.zeros(num_tracks)
+    weight, points, parallax = np.ones(len(sightings)), np.zeros((num_tracks, 3)), None
     for _ in range(2):  # the second time by angles: metres off a ray count by distance, or far points come out too near
         matrix = _sums(sightings.track, across * weight[:, None, None], num_tracks)
         right = _sums(sightings.track, weight[:, None] * np.einsum("sij,sj->si", across, centre), num_tracks)
         total = np.maximum(_sums(sightings.track, weight, num_tracks), 1e-12)
-        parallax = np.linalg.eigvalsh(matrix / total[:, None, None])[:, 0]
+        parallax = np.linalg.eigvalsh(matrix / total[:, None, None])[:, 0] if parallax is None else parallax
         points = np.full((num_tracks, 3), np.nan)
         good = parallax > 1e-9
         points[good] = np.linalg.solve(matrix[good], right[good][..., None])[..., 0]
         distance = np.nan_to_num(np.linalg.norm(points[sightings.track] - centre, axis=1), nan=1.0)
-        weight = 1 / np.maximum(distance, 0.5) ** 2
+        weight = 1 / np.maximum(distance, 2.0) ** 2
+    assert parallax is not None
     return points, parallax
 
 
