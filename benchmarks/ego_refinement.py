@@ -159,10 +159,12 @@ def main(
     folder: tyro.conf.Positional[Path],
     /,
     clips: int = 6,
+    first: int = 0,
     seconds: float = 8.0,
     seed: int = 41,
     size: str = "192x528",
     pandaset: Path | None = None,
+    masks_only: bool = False,
     ablate: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -171,22 +173,22 @@ def main(
     Args:
         folder: Where the simulated clips and the imported recording lie or come to lie.
         clips: Simulated clips; 0 for none.
+        first: The first of them, to share the work between several runs.
         seconds: Length of one, at ten frames a second.
         seed: Of the simulation and of the perturbations.
         size: Of the simulated pictures.
         pandaset: A PandaSet root; its sequences are measured too.
+        masks_only: Leave out the runs without masks.
         ablate: Also without crossings and without the road.
         out: A Markdown file.
     """
-    variants = list(VARIANTS) if ablate else ["all", "no masks"]
+    variants = list(VARIANTS) if ablate else ["all"] if masks_only else ["all", "no masks"]
     rows: list[Row] = []
     print(HEADER)
     if clips:
-        simulate(folder / "sim", clips=clips, seconds=seconds, hz=10.0, seed=seed, size=size)
-        for number, path in enumerate(find_clips([folder / "sim"])[:clips]):
-            clip = Clip.open(path)
-            kind = "simulated"
-            rows += measure(clip, np.random.default_rng([seed, number]), variants, kind)
+        simulate(folder / "sim", clips=first + clips, seconds=seconds, hz=10.0, seed=seed, size=size)
+        for number, path in list(enumerate(find_clips([folder / "sim"])))[first : first + clips]:
+            rows += measure(Clip.open(path), np.random.default_rng([seed, number]), variants, "simulated")
     if pandaset is not None:
         import_dataset("pandaset", pandaset, folder / "pandaset", link=True)
         for number, path in enumerate(find_clips([folder / "pandaset"])):

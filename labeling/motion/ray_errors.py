@@ -13,7 +13,7 @@ from labeling.motion.unknowns import Unknowns
 from scenes.clips import Clip
 from scenes.geometry import NS_PER_S, invert_rigid, rigid_from_parts, rotation_from_rotvec, rotvec_from_rotation, transform_points
 
-CAUCHY = 1.0
+CAUCHY = 2.0
 """Errors beyond so many standard deviations lose weight."""
 STEEPEST = 3.0
 """Tangent of the largest angle between ray and point that is told apart."""

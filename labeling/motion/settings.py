@@ -90,12 +90,12 @@ class PriorSettings:
     """Jitter of one picture against its clock and mount ..."""
     view_translation_m: float = 0.003
     """... and its place."""
-    road_height_m: float = 0.01
+    road_height_m: float = 0.005
     """Common error of the cameras' height over the road."""
     road_point_m: float = 0.03
     """A point of the road's surface against the plane under the vehicle."""
-    pixel_px: float = 1.0
-    """Where a corner is found, with what its sightings have in common (they are not independent)."""
+    pixel_px: float = 0.5
+    """Where a corner is found."""
 
 
 @dataclass(frozen=True)
