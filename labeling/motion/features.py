@@ -17,8 +17,6 @@ FAR_M = 40.0
 GRID = (5, 2)
 """Columns and rows of a picture that are filled with corners one by one."""
 MOVER_MARGIN_PX = 4.0
-KEY_FRAMES, KEY_PX = 8, 1.0
-"""A patch serves so many frames, and may move a corner so far from where the flow from the frame before put it."""
 
 
 @dataclass
@@ -35,10 +33,6 @@ class _Live:
     """(L, 3) ... and the ray to it."""
     point_world: np.ndarray
     """(L, 3) the best guess."""
-    key_frame: np.ndarray
-    """(L,) the frame whose patch the corner is compared with, so that small errors of every step do not add up ..."""
-    key_pixel: np.ndarray
-    """(L, 2) ... and where it was there, float32."""
 
     def select(self, index) -> "_Live":
         return _Live(*(value[index] for value in vars(self).values()))
@@ -85,10 +79,9 @@ def _follow_camera(
         movers = np.concatenate([pictures.to_small(index, movers[:, :2]), pictures.to_small(index, movers[:, 2:])], axis=1)
         if len(live.track):
             live = _step(lens, live, pictures.pictures[before, index], grey, world_from_cam[before], world_from_cam[frame], settings)
-            live = _against_key_frames(live, frame, index, pictures, settings)
             live = live.select(~inside_any(live.pixel, movers, MOVER_MARGIN_PX) & (live.age < settings.longest_frames))
         fresh = _new_corners(grey, live.pixel, movers, settings)
-        started = _start(lens, fresh, next_track, frame, world_from_cam[frame], clip.frames[frame].world_from_ego)
+        started = _start(lens, fresh, next_track, world_from_cam[frame], clip.frames[frame].world_from_ego)
         next_track += len(fresh)
         live, before = live.join(started), frame
         rows.append((live.track, np.full(len(live.track), frame), live.pixel.astype(np.float64)))
@@ -98,8 +91,7 @@ def _follow_camera(
 
 def _none_live() -> _Live:
     nothing = np.zeros((0, 3))
-    whole, pixel = np.zeros(0, np.int64), np.zeros((0, 2), np.float32)
-    return _Live(whole, pixel, whole, nothing, nothing, nothing, whole, pixel)
+    return _Live(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros(0, np.int64), nothing, nothing, nothing)
 
 
 def _step(lens: Camera, live: _Live, grey: np.ndarray, next_grey: np.ndarray, world_from_cam: np.ndarray, world_from_next: np.ndarray,
@@ -121,25 +113,6 @@ def _step(lens: Camera, live: _Live, grey: np.ndarray, next_grey: np.ndarray, wo
     return live
 
 
-def _against_key_frames(live: _Live, frame: int, camera: int, pictures: GreyPictures, settings: FeatureSettings) -> _Live:
-    """Corners moved to where the patch of their key frame fits best; those that no longer look like it get this frame as the next key."""
-    window = {"winSize": (settings.window_px, settings.window_px), "maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-    grey, pixel, fits = pictures.pictures[frame, camera], live.pixel.copy(), np.zeros(len(live.track), dtype=bool)
-    for key in np.unique(live.key_frame).tolist():
-        rows = np.flatnonzero(live.key_frame == key)
-        key_grey, begin, key_pixel = pictures.pictures[key, camera], live.pixel[rows], live.key_pixel[rows]
-        found, good, _ = cv2.calcOpticalFlowPyrLK(key_grey, grey, key_pixel, begin.copy(), **window)  # type: ignore[call-overload]
-        back, good_back, _ = cv2.calcOpticalFlowPyrLK(grey, key_grey, found, key_pixel.copy(), **window)  # type: ignore[call-overload]
-        near = (np.linalg.norm(found - begin, axis=1) < KEY_PX) & (np.linalg.norm(back - key_pixel, axis=1) < settings.forth_back_px)
-        fits[rows] = (good[:, 0] > 0) & (good_back[:, 0] > 0) & near
-        pixel[rows] = np.where(fits[rows, None], found, begin)
-    live.pixel = pixel
-    renewed = ~fits | (frame - live.key_frame >= KEY_FRAMES)
-    live.key_frame = np.where(renewed, frame, live.key_frame)
-    live.key_pixel = np.where(renewed[:, None], live.pixel, live.key_pixel)
-    return live
-
-
 def _better_points(live: _Live, world_from_cam: np.ndarray, ray_cam: np.ndarray) -> np.ndarray:
     """(L, 3): nearest to the first ray and this one, where they differ enough; else the old guess."""
     ray = ray_cam @ world_from_cam[:3, :3].T
@@ -151,15 +124,12 @@ def _better_points(live: _Live, world_from_cam: np.ndarray, ray_cam: np.ndarray)
     return np.where(good[:, None], live.origin_world + along[:, None] * live.ray_world, live.point_world)
 
 
-def _start(
-    lens: Camera, pixel: np.ndarray, first_track: int, frame: int, world_from_cam: np.ndarray, world_from_ego: np.ndarray
-) -> _Live:  # fmt: skip
+def _start(lens: Camera, pixel: np.ndarray, first_track: int, world_from_cam: np.ndarray, world_from_ego: np.ndarray) -> _Live:
     ray = lens.unproject(pixel.astype(np.float64)) @ world_from_cam[:3, :3].T
     origin = np.repeat(world_from_cam[None, :3, 3], len(pixel), axis=0)
     depth = np.minimum(road_distance(origin, ray, world_from_ego), FAR_M)
     point = origin + depth[:, None] * ray
-    key_frame = np.full(len(pixel), frame)
-    return _Live(first_track + np.arange(len(pixel)), pixel, np.zeros(len(pixel), np.int64), origin, ray, point, key_frame, pixel)
+    return _Live(first_track + np.arange(len(pixel)), pixel, np.zeros(len(pixel), np.int64), origin, ray, point)
 
 
 def road_distance(origin_world: np.ndarray, ray_world: np.ndarray, world_from_ego: np.ndarray) -> np.ndarray:
