@@ -44,23 +44,31 @@ class Journey:
         if status != 0:
             raise SurroundError(f"demo: `{self.commands[-1]}` ended with status {status}; see its message above")
 
+    def evaluate(self, what: object, data: Path, name: str) -> None:
+        """Types `eval` of a checkpoint or layer against the truth; the figures go to `<name>.json`."""
+        self.type("eval", what, "--data", data, "--against", "truth", "--json", self.out / f"{name}.json")
+
 
 def demo(
     out: Path = Path("out/demo"),
-    train_clips: int = 16,
+    scenario: str = "parking",
+    train_clips: int = 24,
     val_clips: int = 5,
     seconds: float = 8.0,
-    steps: int = 150,
+    steps: int = 300,
     size: str = "96x256",
     seed: int = 7000,
     checkpoint: str = "nano",
 ) -> None:
-    """Once round the data engine on simulated clips, about ten minutes on two cores; ends with a table and a report.
+    """Once round the data engine on simulated clips, some minutes on two cores; ends with a table and a report.
+
+    The network is weak in one kind of scene: more of it is collected, it trains on that, and is measured there and elsewhere.
 
     Args:
         out: Folder of everything the demonstration makes; what is there already is used again.
-        train_clips: Simulated clips to learn from.
-        val_clips: Simulated clips of other seeds to measure on.
+        scenario: The kind of scene to get better at.
+        train_clips: Simulated clips of that kind to learn from.
+        val_clips: Clips of that kind, and as many of all kinds, to measure on; other seeds.
         seconds: Length of each clip.
         steps: Training steps.
         size: Rows x columns of the simulated pictures.
@@ -70,23 +78,25 @@ def demo(
     started = time.monotonic()
     journey = Journey(out)
     train, val, run, onnx = out / "train", out / "val", out / "run", out / "nano.onnx"
+    there, elsewhere = val / scenario, val / "mixed"
     common = ("--seconds", seconds, "--size", size, "--workers", 2)
-    journey.type("sim", train, "--clips", train_clips, "--seed", seed, *common)
-    journey.type("sim", val, "--clips", val_clips, "--seed", seed + 1000, *common)
+    journey.type("sim", train, "--clips", train_clips, "--seed", seed, "--scenario", scenario, *common)
+    journey.type("sim", there, "--clips", val_clips, "--seed", seed + 1000, "--scenario", scenario, *common)
+    journey.type("sim", elsewhere, "--clips", val_clips, "--seed", seed + 2000, *common)
     journey.type("check", val)
-    journey.type("eval", checkpoint, "--data", val, "--against", "truth", "--json", out / "before.json")
-    journey.type(
-        "train", "nano", "--data", train, "--val", val, "--out", run, "--init", checkpoint, "--optim.steps", steps, "--optim.lr", 2e-4
-    )
-    journey.type("eval", run, "--data", val, "--against", "truth", "--json", out / "after.json")
+    journey.evaluate(checkpoint, there, "before")
+    journey.evaluate(checkpoint, elsewhere, "before_elsewhere")
+    journey.type("train", "nano", "--data", train, "--out", run, "--init", checkpoint, "--optim.steps", steps, "--optim.lr", 4e-4)
+    journey.evaluate(run, there, "after")
+    journey.evaluate(run, elsewhere, "after_elsewhere")
     journey.type("label", val, "--teacher", run, "--layer", "auto@demo")
-    journey.type("eval", "auto@demo", "--data", val, "--against", "truth", "--json", out / "labels.json")
+    journey.evaluate("auto@demo", val, "labels")
     journey.type("export", run, "--out", onnx)
     journey.type("run", onnx, val, "--layer", "model@onnx", "--overwrite")
-    journey.type("eval", "model@onnx", "--data", val, "--against", "truth", "--json", out / "onnx.json")
-    rows = summary_rows(journey)
+    journey.evaluate("model@onnx", val, "onnx")
+    rows = summary_rows(journey, scenario)
     rows.append(("whole demonstration", f"{time.monotonic() - started:.0f} s", f"peak memory {peak_memory_gb():.1f} GB a process"))
-    page = write_report(journey, rows, train, val, run)
+    page = write_report(journey, rows, (there, elsewhere), run)
     print_table(rows)
     console.print(f"report: [bold]{page}[/]")
 
@@ -111,25 +121,30 @@ def vehicle_figures(path: Path) -> dict[str, float]:
     return {name: float("nan") if vehicles[name] is None else float(vehicles[name]) for name in names}
 
 
-def summary_rows(journey: Journey) -> list[tuple[str, str, str]]:
+def summary_rows(journey: Journey, scenario: str) -> list[tuple[str, str, str]]:
     """What, figure, remark: read from what the commands wrote."""
     out = journey.out
-    before, after, labels, onnx = (vehicle_figures(out / f"{name}.json") for name in ("before", "after", "labels", "onnx"))
+    names = ("before", "after", "before_elsewhere", "after_elsewhere", "labels", "onnx")
+    before, after, before_elsewhere, after_elsewhere, labels, onnx = (vehicle_figures(out / f"{name}.json") for name in names)
     first, last = loss_ends(out / "run" / "log.jsonl")
     verification = read_json(out / "nano.onnx.json")["verification"]
     rows = [
-        ("vehicle AP within 30 m, shipped checkpoint", f"{before['mean_ap']:.3f}", "held-out clips, mean over 0.5/1/2/4 m"),
-        ("vehicle AP within 30 m, after training here", f"{after['mean_ap']:.3f}", f"training loss {first:.2f} -> {last:.2f}"),
-        ("velocity error of moving vehicles", f"{after['velocity_error_mps']:.2f} m/s", "matched within 2 m"),
         (
-            "auto-labels, vehicle AP within 30 m",
-            f"{labels['mean_ap']:.3f}",
-            f"best F1 {labels['best_f1']:.3f}; past and future, against the truth",
+            f"vehicle AP within 30 m, {scenario}",
+            _arrow(before, after, "mean_ap"),
+            f"held-out clips; training loss {first:.2f} -> {last:.2f}",
         ),
-        ("ONNX graph in onnxruntime, vehicle AP", f"{onnx['mean_ap']:.3f}", "the exported file over the same clips"),
+        (f"velocity error in m/s, {scenario}", _arrow(before, after, "velocity_error_mps"), "moving vehicles, matched within 2 m"),
+        ("vehicle AP, scenes of all kinds", _arrow(before_elsewhere, after_elsewhere, "mean_ap"), "what it costs elsewhere"),
+        ("auto-labels, vehicle AP", f"{labels['mean_ap']:.3f}", f"both sets; best F1 {labels['best_f1']:.3f}; past and future"),
+        ("ONNX graph in onnxruntime, vehicle AP", f"{onnx['mean_ap']:.3f}", "both sets; the exported file over the same clips"),
     ]
     rows.append(("ONNX against torch", f"{verification['max_relative_error']:.1e}", "largest relative error over rigs and carried steps"))
     return rows
+
+
+def _arrow(before: dict[str, float], after: dict[str, float], name: str) -> str:
+    return f"{before[name]:.3f} -> {after[name]:.3f}"
 
 
 def read_log(path: Path) -> list[dict]:
@@ -145,33 +160,33 @@ def loss_ends(path: Path) -> tuple[float, float]:
     return float(np.median(losses[:fifth])), float(np.median(losses[-fifth:]))
 
 
-def write_report(journey: Journey, rows: Sequence[tuple[str, str, str]], train: Path, val: Path, run: Path) -> Path:
+def write_report(journey: Journey, rows: Sequence[tuple[str, str, str]], val: tuple[Path, Path], run: Path) -> Path:
     """The self-contained page `report.html`."""
     report = Report("Surround4D: once round the data engine")
     report.text("Eight simulated cameras, one 4D world; every figure below was measured by the commands on this page.")
     report.table(("what", "figure", "remark"), rows)
     report.heading("What the network sees")
-    add_scenes(report, val)
+    for folder in val:
+        add_scene(report, folder)
     report.heading("How it learned")
     add_curves(report, run)
     report.heading("Voxels")
-    add_voxels(report, val, run)
+    add_voxels(report, val[0], run)
     report.heading("What was typed")
     report.commands([f"{line}    # {spent:.0f} s" for line, spent in zip(journey.commands, journey.seconds, strict=True)])
     return report.save(journey.out / "report.html")
 
 
-def add_scenes(report: Report, val: Path, score: float = 0.3) -> None:
-    """For two clips: all cameras and the view from above with network boxes, auto-labels and truth."""
-    for path in find_clips(val)[:2]:
-        clip = Clip.open(path)
-        middle = len(clip) // 2
-        found, labels, truth = clip.layer("model@onnx"), clip.layer("auto@demo"), clip.layer("truth")
-        found.boxes_world = {i: boxes.select(boxes.score >= score) for i, boxes in found.boxes_world.items()}
-        weather = f"{clip.info.get('scenario', '')}, {clip.info.get('weather', '')}"
-        report.picture(camera_sheet(clip, middle, [found]), f"{clip.name} ({weather}): boxes of the ONNX graph with score >= {score}")
-        above = np.concatenate([bev_view(clip, middle, [truth, found]), bev_view(clip, middle, [truth, labels])], axis=1)
-        report.picture(above, f"{clip.name} from above, truth with the ONNX graph's boxes (left) and with the auto-labels (right)")
+def add_scene(report: Report, folder: Path, score: float = 0.3) -> None:
+    """For the first clip: all cameras and the view from above with network boxes, auto-labels and truth."""
+    clip = Clip.open(find_clips(folder)[0])
+    middle = len(clip) // 2
+    found, labels, truth = clip.layer("model@onnx"), clip.layer("auto@demo"), clip.layer("truth")
+    found.boxes_world = {i: boxes.select(boxes.score >= score) for i, boxes in found.boxes_world.items()}
+    weather = f"{clip.info.get('scenario', '')}, {clip.info.get('weather', '')}"
+    report.picture(camera_sheet(clip, middle, [found]), f"{clip.name} ({weather}): boxes of the ONNX graph with score >= {score}")
+    above = np.concatenate([bev_view(clip, middle, [truth, found]), bev_view(clip, middle, [truth, labels])], axis=1)
+    report.picture(above, f"{clip.name} from above, truth with the ONNX graph's boxes (left) and with the auto-labels (right)")
 
 
 def add_curves(report: Report, run: Path) -> None:
