@@ -37,8 +37,8 @@ from training.checkpoints import SHIPPED
 
 CONSOLE = Console(highlight=False, width=160)
 HZ = 10.0
-SMALL_RIG_GRAPHS = ["gridsample, whole", "gather, split"]
-"""All four graphs drive with eight cameras, these two also with five and six."""
+GRAPHS = {5: ["gridsample, whole", "gather, split"], 6: ["gridsample, whole", "gather, split"], 8: ["gridsample, split", "gather, whole"]}
+"""Which graphs drive with how many cameras: both samplers with every rig, all four graphs in total."""
 
 
 def parity(
@@ -49,6 +49,7 @@ def parity(
     layers: int | None = None,
     seed: int = 9100,
     rig: tuple[int, ...] = (5, 6, 8),
+    graph: tuple[str, ...] = (),
     folder: Path | None = None,
 ) -> int:
     """Exports, then streams every rig through torch and through the files.
@@ -61,6 +62,7 @@ def parity(
         layers: Decoder layers kept.
         seed: Of the simulated drive.
         rig: Numbers of cameras of the rigs that drive.
+        graph: Graphs of the simulated drive, such as "gather, split"; default: two a rig, all four in total.
         folder: Where graphs and simulated drive are kept and looked for (of the same checkpoint); default: nowhere.
     """
     name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
@@ -68,7 +70,7 @@ def parity(
         kept = folder or Path(text)
         kept.mkdir(parents=True, exist_ok=True)
         if drive:
-            return long_drive(name, layers, kept, drive, seed, rig)
+            return long_drive(name, layers, kept, drive, seed, rig, graph)
         network = load_network(name, layers, sampler)
         path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
@@ -103,8 +105,8 @@ def exported(network: LoadedNetwork, path: Path) -> Path:
     return path
 
 
-def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: int, rigs: tuple[int, ...]) -> int:
-    """One simulated drive at 10 Hz on three sets of its cameras: torch once a step, four graphs beside it."""
+def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: int, rigs: tuple[int, ...], graph: tuple[str, ...]) -> int:
+    """One simulated drive at 10 Hz on three sets of its cameras: torch once a step, two to four graphs beside it."""
     start, reference = time.perf_counter(), load_network(name, layers, "gridsample")
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
     for sampler in ("gridsample", "gather"):
@@ -120,9 +122,9 @@ def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: in
     for rig, rows in camera_rows(clip).items():
         if len(rows) not in rigs:
             continue
-        names = list(graphs) if len(rows) == len(clip.rig) else SMALL_RIG_GRAPHS
+        names = graph or GRAPHS[len(rows)]
         comparisons = [Comparison() for _ in names]
-        inputs = picked(clip_steps(clip, size_hw), rows)
+        inputs = told(picked(clip_steps(clip, size_hw), rows), rig, dict(zip(names, comparisons, strict=True)))
         compare_drive(StepGraph(reference.model).eval(), [graphs[name] for name in names], comparisons, inputs, rig)
         found += [(name, comparison.found) for name, comparison in zip(names, comparisons, strict=True)]
         print(f"{rig}: {steps} steps done after {time.perf_counter() - start:.0f} s", flush=True)
@@ -141,6 +143,16 @@ def picked(steps: Iterator[dict[str, np.ndarray]], rows: list[int]) -> Iterator[
     """The same steps with some of their cameras."""
     for inputs in steps:
         yield {name: value if name in ("dt", "prev_from_ego") else value[:, rows] for name, value in inputs.items()}
+
+
+def told(steps: Iterator[dict[str, np.ndarray]], rig: str, comparisons: dict[str, Comparison]) -> Iterator[dict[str, np.ndarray]]:
+    """The same steps; says every fifty how it stands."""
+    for number, inputs in enumerate(steps):
+        if number and number % 50 == 0:
+            errors = {name: comparison.found.error_by_step[-50:] for name, comparison in comparisons.items()}
+            parts = [f"{name}: median {np.median(e):.1e}, largest {max(e):.1e}" for name, e in errors.items()]
+            print(f"{rig}, steps {number - 50} to {number - 1}: {'; '.join(parts)}", flush=True)
+        yield inputs
 
 
 def verdict(rows: list[tuple[str, Verification]]) -> int:
