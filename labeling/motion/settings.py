@@ -106,8 +106,8 @@ class DecisionSettings:
     """A clip whose median reprojection error stays above this is quarantined."""
     rough_scale: float = 0.005
     """Stored motion is rough from this error of its scale on, ..."""
-    rough_rotation_rad_per_s: float = 0.00035
-    """... this drift (0.2 degrees in 10 s), ..."""
+    rough_rotation_rad_per_s: float = 0.0005
+    """... this drift (0.3 degrees in 10 s), ..."""
     rough_clock_s: float = 0.006
     """... or this clock offset of one camera."""
     min_tracks: int = 60

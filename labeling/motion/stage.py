@@ -26,7 +26,9 @@ def refined_verdict(clip: Clip, mode: RefineMotion, settings: MotionSettings, mo
         features = replace(settings.features, corners_per_camera=min(QUICK_CORNERS, settings.features.corners_per_camera))
         quick = refine(clip, replace(settings, features=features, max_tracks=QUICK_TRACKS, rounds=1), pictures)
         limits = settings.decision
-        if quick is None or (quick.before_px < limits.quarantine_px and not is_rough(findings(clip, quick.state), limits)):
+        if quick is None:
+            return decide(clip, None, mode, limits)
+        if quick.before_px < limits.quarantine_px and not is_rough(findings(clip, quick.state), quick.scale_sigma, limits):
             return decide(clip, quick, mode, limits)
     return decide(clip, refine(clip, settings, pictures), mode, settings.decision)
 

@@ -52,10 +52,10 @@ def findings(clip: Clip, state: MotionState) -> Findings:
     return Findings(1 / state.scale - 1, float(np.linalg.norm(turned)) / seconds, state.clock_s)
 
 
-def is_rough(found: Findings, settings: DecisionSettings) -> bool:
-    """Whether the stored motion is worse than what pictures tell."""
+def is_rough(found: Findings, scale_sigma: float, settings: DecisionSettings) -> bool:
+    """Whether the stored motion is worse than what pictures tell; a scale counts beyond its own standard deviation."""
     return (
-        abs(found.scale) > settings.rough_scale
+        abs(found.scale) > max(settings.rough_scale, scale_sigma)
         or found.drift_rad_per_s > settings.rough_rotation_rad_per_s
         or float(np.abs(found.clock_s).max()) > settings.rough_clock_s
     )
@@ -78,7 +78,7 @@ def decide(clip: Clip, found: Found | None, mode: RefineMotion, settings: Decisi
     text = describe(clip, wrong)
     if found.after_px > found.before_px + 0.02:
         return Verdict(stored, False, f"{clip.path}: refined ego motion explains the pictures no better; taken as it is", *numbers)
-    if mode is RefineMotion.AUTO and not is_rough(wrong, settings):
+    if mode is RefineMotion.AUTO and not is_rough(wrong, found.scale_sigma, settings):
         return Verdict(stored, False, f"{clip.path}: ego motion agrees with the pictures ({text}); taken as it is", *numbers)
     return Verdict(found.state, True, f"{clip.path}: ego motion refined from {found.num_tracks} fixed points ({text})", *numbers)
 
