@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from labeling.clip_labels import label_clip
+from labeling.motion import stage
 from labeling.motion.adjustment import RoadContacts, adjust
 from labeling.motion.crossing import match_crossings
 from labeling.motion.features import follow_corners, road_distance
@@ -16,7 +18,8 @@ from labeling.motion.refine import Found, fixed_points, refine, triangulate_or_f
 from labeling.motion.settings import CrossingSettings, DecisionSettings, FeatureSettings, MotionSettings, PriorSettings, RefineMotion
 from labeling.motion.sightings import Sightings, reprojection_px, triangulate
 from labeling.motion.state import MotionState, refined_cameras_at, refined_clip, stored_cameras_at
-from labeling.motion.verdict import corrected_clip, decide, findings, read_verdict, write_verdict
+from labeling.motion.verdict import Verdict, corrected_clip, decide, findings, read_verdict, write_verdict
+from labeling.settings import LabelSettings
 from scenes.clips import Clip, Frame, View
 from scenes.errors import ConfigError, DataError
 from scenes.geometry import (
@@ -292,3 +295,20 @@ def test_the_verdict_reads_back(tmp_path):
 def test_nonsense_settings_are_refused():
     with pytest.raises(ConfigError, match="at least 8 corners"):
         FeatureSettings(corners_per_camera=2)
+
+
+def test_labels_made_with_refined_motion_fit_the_recorded_poses(tiny_clip_path, monkeypatch):
+    clip = Clip.open(tiny_clip_path)
+    # The refined path lies 30 m aside and is turned by 40 degrees; in each frame's ego frame nothing changes.
+    aside = rigid_from_parts(rotation_from_yaw(np.deg2rad(40)), np.array([0.0, 30.0, 0.0]))
+    state = replace(MotionState.stored(clip), world_from_ego=aside @ MotionState.stored(clip).world_from_ego)
+    monkeypatch.setattr(stage, "refined_verdict", lambda *_: Verdict(state, True, "refined for the test"))
+    results = label_clip(tiny_clip_path, LabelSettings("auto@moved", evidence="truth", refine_motion=RefineMotion.ON))
+    assert "refined for the test" in next(result.notes for result in results if result.name == "motion")
+    labels, truth = Clip.open(tiny_clip_path).layer("auto@moved"), clip.layer("truth")
+    for index, boxes in labels.boxes_world.items():
+        order = np.argsort(boxes.class_id)
+        assert np.abs(boxes.box[order, :2] - truth.boxes_world[index].box[:, :2]).max() < 0.3
+        assert boxes.box[order[0], 7:9] == pytest.approx([4.0, 0.0], abs=0.5)
+    label_clip(tiny_clip_path, LabelSettings("auto@still", evidence="truth", refine_motion=RefineMotion.OFF))
+    assert not (tiny_clip_path / "labeling" / "auto@still" / "motion.npz").exists()
