@@ -5,8 +5,10 @@
     python -m benchmarks.onnx_runner --file car.onnx
 
 A virtual environment with numpy and onnxruntime alone is made (pip, versions of constraints.txt); the drive runs inside it. Printed: what
-is not installed, what was dropped, memory, p50/p90/p99/max per stage. Exit status 1 if memory grew by more than 2 % after a tenth of
-the steps, an output was not finite, a state was poisoned, a step was lost, or the runner answers otherwise than a new one afterwards.
+is not installed, what was dropped, memory, p50/p90/p99/max per stage. `processor` is the total in processor time of the driving thread
+(with one thread: all of it), which tells the runner's own spread from that of a machine shared with others. Exit status 1 if memory
+grew by more than 2 % after a tenth of the steps, an output was not finite, a state was poisoned, a step was lost, or the runner
+answers otherwise than a new one afterwards.
 """
 
 import argparse
@@ -96,7 +98,7 @@ def drive(file: Path, steps: int, threads: int) -> int:
     height, width = rig.cameras[0].height_px, rig.cameras[0].width_px
     pool = np.random.default_rng(0).integers(0, 255, (4, height, width, 3), dtype=np.uint8)
     live = LiveRunner(network, rig.cameras, period_s=0.1, deadline_s=0.05)
-    times: dict[str, list[float]] = {"preprocess": [], "network": [], "read-out": [], "total": []}
+    times: dict[str, list[float]] = {"preprocess": [], "network": [], "read-out": [], "total": [], "processor": []}
     memory, finite, notes = [], True, 0
     deliveries = Deliveries(rig.names, pool)
     print(
@@ -107,9 +109,9 @@ def drive(file: Path, steps: int, threads: int) -> int:
     for k in range(steps):
         stamp = 100 * MS * (k + 1)
         deliveries.push(live, k, stamp)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.thread_time()
         step = live.poll(stamp + 60 * MS)
-        total = time.perf_counter() - start
+        total, processor = time.perf_counter() - start, time.thread_time() - busy
         if step is not None:
             raw = step.result.raw
             finite &= all(bool(np.isfinite(raw[name]).all()) for name in ("boxes", "scores", "velocities", "flow") if name in raw)
@@ -117,8 +119,12 @@ def drive(file: Path, steps: int, threads: int) -> int:
             for name, seconds in (("preprocess", step.preprocess_s), ("network", step.result.network_s), ("total", total)):
                 times[name].append(seconds)
             times["read-out"].append(step.result.readout_s)
+            times["processor"].append(processor)
         if k % 100 == 99:
             memory.append(resident_mb())
+        if k % 1000 == 999:
+            p50, p99 = np.percentile(np.array(times["total"][-900:]) * 1e3, (50, 99))
+            print(f"step {k + 1}: {memory[-1]:.1f} MB, last thousand p50 {p50:.1f}, p99 {p99:.1f} ms, finite: {finite}", flush=True)
     same = answers_like_a_new_one(live, LiveRunner(network, rig.cameras, 0.1, 0.05), rig.names, pool, 100 * MS * (steps + 100))
     counters = live.counters()
     expected = steps - deliveries.silent_steps
