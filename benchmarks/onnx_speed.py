@@ -47,7 +47,13 @@ print(int(status["VmHWM"].split()[0]) / 1024)  # getrusage would count what the 
 """
 
 
-def speed(checkpoint: Annotated[str, tyro.conf.Positional], files: tuple[Path, ...] = (), rounds: int = 20, threads: int = 2) -> None:
+def speed(
+    checkpoint: Annotated[str, tyro.conf.Positional],
+    files: tuple[Path, ...] = (),
+    rounds: int = 20,
+    threads: int = 2,
+    cpu_time: bool = False,
+) -> None:
     """Times torch eager and every file in turns.
 
     Args:
@@ -55,7 +61,9 @@ def speed(checkpoint: Annotated[str, tyro.conf.Positional], files: tuple[Path, .
         files: Exported graphs, the fp32 one first; default: fp32 and int8-cpu, exported now.
         rounds: Timed steps of each.
         threads: Threads of torch and of onnxruntime.
+        cpu_time: On a machine that others use too: processor time of the process instead of the clock's; give --threads 1.
     """
+    clock = time.process_time if cpu_time else time.perf_counter
     torch.set_num_threads(threads)
     network = load_network(checkpoint, None, "gather")
     with TemporaryDirectory() as folder:
@@ -63,13 +71,13 @@ def speed(checkpoint: Annotated[str, tyro.conf.Positional], files: tuple[Path, .
         inputs = list(synthetic_steps(default_rig(*network.config.input_hw), network.config, 2))[1]
         contestants: dict[str, Callable[[], object]] = {"torch eager": torch_step(network, inputs)}
         contestants |= {path.name: file_step(path, inputs, threads) for path in paths}
-        seconds = take_turns(contestants, rounds)
+        seconds = take_turns(contestants, rounds, clock)
         np.savez(Path(folder) / "step.npz", **inputs)  # type: ignore[arg-type]
         print_table(seconds, {path.name: path for path in paths}, Path(folder) / "step.npz")
         halves: dict[str, Callable[[], object]] = {}
         for path in paths:
             halves |= part_steps(path, inputs, threads, Path(folder))
-        print_parts(take_turns(halves, rounds), [path.name for path in paths])
+        print_parts(take_turns(halves, rounds, clock), [path.name for path in paths])
 
 
 def exported(network: LoadedNetwork, folder: Path) -> list[Path]:
@@ -120,15 +128,15 @@ def part_steps(path: Path, inputs: dict[str, np.ndarray], threads: int, folder: 
     return {f"{path.name}, encoder": lambda: encoder(pictures, {}), f"{path.name}, fusion": lambda: fusion(rest, state)}
 
 
-def take_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def take_turns(contestants: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of every round by name; two rounds of warming up are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 2):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if number >= 2:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
