@@ -256,7 +256,7 @@ def test_a_lucky_time_does_not_win(tmp_path, monkeypatch):
         path.write_bytes(path.stem.encode())
         (tmp_path / f"{path.name}.json").write_text("{}")
     found = [(candidate("good", 20, 0.5), files[0]), (candidate("lucky", 29, 0.6), files[1])]
-    monkeypatch.setattr("export.budget.measured_p90_ms", lambda path, threads: {"good": 21.0, "lucky": 31.0}[path.stem])
+    monkeypatch.setattr("export.budget.measured_p90_ms", lambda path, settings: {"good": 21.0, "lucky": 31.0}[path.stem])
     settings = BudgetSettings([tmp_path], Samples([], "truth"))
     with pytest.raises(ConfigError, match=r"smallest reachable is 20\.0 ms"):
         write_choice(found, tmp_path / "out.onnx", 5.0, settings)
