@@ -46,6 +46,8 @@ class Verification:
 
     error_by_step: list[float] = field(default_factory=list)
     """Largest relative error of any tensor, one entry a step, rigs one after the other."""
+    dense_by_step: list[float] = field(default_factory=list)
+    """The same of the outputs that no selection touches (voxels, flow, dense memory): where a drift would show."""
     error_by_tensor: dict[str, float] = field(default_factory=dict)
     integer_mismatches: int = 0
     """Classes, ids and voxel states that differ within paired rows."""
@@ -106,7 +108,7 @@ class Comparison:
     def add(self, reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
         """Takes in one step's outputs by name; returns its largest relative error."""
         aligned, reordered = align_rows(reference, other)
-        worst = 0.0
+        worst = dense = 0.0
         for name, want in reference.items():
             got = aligned[name]
             if want.dtype.kind in "iu":
@@ -115,9 +117,11 @@ class Comparison:
                 continue
             error = relative_error(want, got, name in BOX_TENSORS)
             worst = max(worst, error)
+            dense = max(dense, error) if name in DENSE_OUTPUTS else dense
             self.found.error_by_tensor[name] = max(error, self.found.error_by_tensor.get(name, 0.0))
         self.found.reordered_steps += reordered
         self.found.error_by_step.append(worst)
+        self.found.dense_by_step.append(dense)
         return worst
 
     def _id_mismatches(self, want: np.ndarray, got: np.ndarray) -> int:
