@@ -44,7 +44,7 @@ def label(
     report: Path | None = None,
     pictures: bool = True,
     reconstruct: bool = False,
-    refine_motion: Literal["auto", "on", "off"] = "auto",
+    refine_motion: Literal["auto", "on", "off"] = "off",
     from_kitti: Path | None = None,
     out: Path | None = None,
 ) -> int:

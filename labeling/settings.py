@@ -38,7 +38,7 @@ class LabelSettings:
     boxes2d: Path | None = None
     """... and (or) a file of people's rectangles: COCO JSON or CVAT XML for images."""
     lifting: LiftingSettings = field(default_factory=LiftingSettings)
-    refine_motion: RefineMotion = RefineMotion.AUTO
+    refine_motion: RefineMotion = RefineMotion.OFF
     """Whether rough ego motion, clocks and camera rotations are refined from the pictures."""
     motion: MotionSettings = field(default_factory=MotionSettings)
 

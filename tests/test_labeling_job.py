@@ -62,7 +62,7 @@ def test_a_second_run_does_nothing_and_a_changed_setting_only_what_depends_on_it
     assert not done_again(label_clip(tiny_clip_path, SETTINGS))
     assert done_again(label_clip(tiny_clip_path, SETTINGS)) == {stage.name for stage in STAGES if stage.wanted(SETTINGS)}
     changed = LabelSettings("auto@test", evidence="truth", tracking=SETTINGS.tracking.with_probabilities(0.9, 0.1))
-    assert done_again(label_clip(tiny_clip_path, changed)) == {"inputs", "motion", "evidence"}
+    assert done_again(label_clip(tiny_clip_path, changed)) == {"inputs", "evidence"}
 
 
 def test_killed_between_stages_it_goes_on_where_it_was(tiny_clip_path, monkeypatch):
