@@ -135,7 +135,7 @@ def summary_rows(journey: Journey, scenario: str) -> list[tuple[str, str, str]]:
             f"held-out clips; training loss {first:.2f} -> {last:.2f}",
         ),
         (f"velocity error in m/s, {scenario}", _arrow(before, after, "velocity_error_mps"), "moving vehicles, matched within 2 m"),
-        ("vehicle AP, scenes of all kinds", _arrow(before_elsewhere, after_elsewhere, "mean_ap"), "what it costs elsewhere"),
+        ("vehicle AP, scenes of all kinds", _arrow(before_elsewhere, after_elsewhere, "mean_ap"), "what it does elsewhere"),
         ("auto-labels, vehicle AP", f"{labels['mean_ap']:.3f}", f"both sets; best F1 {labels['best_f1']:.3f}; past and future"),
         ("ONNX graph in onnxruntime, vehicle AP", f"{onnx['mean_ap']:.3f}", "both sets; the exported file over the same clips"),
     ]
