@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from export.accuracy import clip_steps
-from export.command import write_parts
 from export.lint import lint
 from export.networks import LoadedNetwork, load_network
 from export.onnx_graph import StepGraph, export_model, read_manifest, weights_hash
@@ -31,6 +30,7 @@ from export.run import open_network
 from export.runner import OnnxNetwork, SplitNetwork
 from export.synthetic import synthetic_steps, verification_rigs
 from export.verify import TOLERANCE, Comparison, Verification, compare_drive
+from export.write import write_parts
 from scenes.clips import Clip
 from scenes.simulator.config import SimulationConfig
 from scenes.simulator.simulate import simulate_clip

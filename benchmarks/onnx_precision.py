@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from export.accuracy import accuracy_of
-from export.command import verified_graph, write_graph
 from export.lower import PRECISIONS, Judge, Samples, lowered
 from export.manifest import Manifest
 from export.networks import LoadedNetwork, load_network
 from export.onnx_graph import read_manifest, weights_hash
 from export.runner import OnnxNetwork
+from export.write import verified_graph, write_graph
 from scenes.clips import find_clips
 from training.evaluate import streamed_layer
 

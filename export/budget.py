@@ -19,13 +19,13 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
-from export.command import verified_graph, write_graph
 from export.lower import Judge, Samples, lowered
 from export.manifest import manifest_path
 from export.networks import load_network
 from export.roofline import DEVICES, bound_ms, device_of, node_costs
 from export.runner import OnnxNetwork
 from export.synthetic import synthetic_steps
+from export.write import verified_graph, write_graph
 from scenes.atomic import atomic_file, write_json
 from scenes.errors import ConfigError
 from scenes.rigs import default_rig

@@ -1,24 +1,18 @@
 """What does `surround4d export` do? Load, trace, verify, lower the precision, measure, and only then give the file its name."""
 
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
-import onnx
 import tyro
-from onnx import ModelProto
 from rich.console import Console
 
-from export.accuracy import measure_accuracy
-from export.lower import Samples, lowered
-from export.manifest import Manifest, manifest_path, sha256_of_file
-from export.networks import LoadedNetwork, load_network
-from export.onnx_graph import MAX_CAMERAS, OPSET, attach_manifest, export_model, read_manifest
-from export.runner import OnnxNetwork
-from export.split import part_paths, split_graph
-from export.verify import Verification, require, verify
-from scenes.atomic import atomic_file, write_json
+from export.budget import BudgetSettings, write_within_budget
+from export.lower import Samples
+from export.manifest import Manifest
+from export.networks import load_network
+from export.onnx_graph import MAX_CAMERAS, OPSET
+from export.verify import Verification
+from export.write import write_parts, write_verified
 from scenes.clips import find_clips
 from scenes.errors import ConfigError
 
@@ -68,8 +62,6 @@ def export_checkpoint(
     if against and not clips:
         raise ConfigError(f"against {against!r}: there are no clips to measure on; give some with --data")
     if budget_ms is not None:
-        from export.budget import BudgetSettings, write_within_budget  # it builds on this module
-
         settings = BudgetSettings(clips, Samples(samples.clips, against or "truth"), device, sampler=sampler)
         write_within_budget([checkpoint, *also], out, budget_ms, settings)
         return
@@ -87,64 +79,6 @@ def parse_cameras(text: str) -> int | None:
     if not text.isdigit() or not 1 <= int(text) <= MAX_CAMERAS:
         raise ConfigError(f"cameras: expected dynamic or 1 to {MAX_CAMERAS}, got {text!r}; correct it")
     return int(text)
-
-
-def write_verified(
-    network: LoadedNetwork,
-    out: Path,
-    num_cameras: int | None = None,
-    opset: int = OPSET,
-    steps: int = 5,
-    precision: str = "fp32",
-    samples: Samples | None = None,
-    clips: list[Path] | None = None,
-) -> tuple[Manifest, Verification]:
-    """Writes a network to `out` only if the file computes what torch computes.
-
-    A lower precision is made from the verified fp32 graph; its parts are chosen and its cost is written by measurement.
-    """
-    proto, manifest, found = verified_graph(network, out, num_cameras, opset, steps)
-    samples = samples or Samples([])
-    if precision != "fp32":
-        proto, manifest = lowered(proto, manifest, precision, network, samples)
-    return write_graph(proto, manifest, out, clips or [], samples.against), found
-
-
-def verified_graph(
-    network: LoadedNetwork, out: Path, num_cameras: int | None = None, opset: int = OPSET, steps: int = 5
-) -> tuple[ModelProto, Manifest, Verification]:
-    """The fp32 graph in memory, verified; `out` is what error messages call it. Nothing is left on disk."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / out.name
-        manifest = export_model(network.model, network.config, path, opset, num_cameras, network.checkpoint_hash)
-        found = verify(path, network.model, network.config, steps=steps)
-        require(found, out)
-        return onnx.load(str(path)), replace(manifest, verification=found.to_json()), found
-
-
-def write_graph(proto: ModelProto, manifest: Manifest, out: Path, clips: list[Path], against: str = "") -> Manifest:
-    """Writes a graph with its manifest, atomically, once it loads; with `against` its accuracy on the clips is measured first."""
-    with atomic_file(out) as temporary:
-        attach_manifest(proto, manifest)
-        temporary.write_bytes(proto.SerializeToString())
-        network = OnnxNetwork(temporary)
-        if against:
-            manifest = replace(manifest, accuracy={"against": against, **measure_accuracy(network, clips, against)})
-            attach_manifest(proto, manifest)
-            temporary.write_bytes(proto.SerializeToString())
-    write_json(manifest_path(out), {**manifest.to_json(), "file_sha256": sha256_of_file(out)})
-    return manifest
-
-
-def write_parts(out: Path) -> tuple[Path, Path]:
-    """Cuts a verified file in two beside it; both parts load and agree with their manifests before they get their names."""
-    paths = part_paths(out)
-    for path, part in zip(paths, split_graph(onnx.load(str(out)), str(out)), strict=True):
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(part.SerializeToString())
-            told = OnnxNetwork(temporary, part=read_manifest(part, str(path)).part).manifest
-        write_json(manifest_path(path), {**told.to_json(), "file_sha256": sha256_of_file(path)})
-    return paths
 
 
 def print_summary(out: Path, manifest: Manifest, found: Verification) -> None:

@@ -18,6 +18,7 @@ from export.calibration import RULES, Range, quantisable, rectified, watched_by
 from export.half import group_of, in_scope_of
 from export.pictures import bytes_into_convolution
 from export.precision import Lowering
+from export.simplify import drop_unread_constants
 
 WEIGHT_LEVELS = 127
 SMALLEST_SCALE = 1e-8
@@ -183,10 +184,4 @@ def _drop_unread(graph: GraphProto) -> None:
             graph.node.remove(node)
         else:
             wanted |= set(node.input)
-    kept = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    made = {name for node in graph.node for name in node.output}
-    infos = [value for value in graph.value_info if value.name in made]
-    del graph.value_info[:]
-    graph.value_info.extend(infos)
+    drop_unread_constants(graph)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from onnxscript.optimizer import fold_constants
 
 
@@ -66,7 +66,7 @@ def merge_batch_norms(model: ModelProto) -> int:
             merged.append(node)
     for node in merged:
         graph.node.remove(node)
-    _drop_unread_initializers(model)
+    drop_unread_constants(model.graph)
     return len(merged)
 
 
@@ -87,8 +87,8 @@ def _merge(model: ModelProto, conv: NodeProto, norm: NodeProto, values: dict[str
     conv.output[0] = norm.output[0]
 
 
-def _drop_unread_initializers(model: ModelProto) -> None:
-    graph = model.graph
+def drop_unread_constants(graph: GraphProto) -> None:
+    """Removes constants that no node reads, and notes on values that no node makes."""
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]

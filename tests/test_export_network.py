@@ -8,13 +8,14 @@ import pytest
 import torch
 from test_export_docs import STEP_SHAPES
 
-from export.command import export_checkpoint, write_verified
+from export.command import export_checkpoint
 from export.lint import lint
 from export.networks import LoadedNetwork, load_network, random_network, reconfigured
 from export.onnx_graph import export_model
 from export.runner import OnnxNetwork
 from export.synthetic import five_camera_rig
 from export.verify import verify
+from export.write import write_verified
 from fusion.config import ModelConfig, nano
 from scenes.errors import ConfigError, DataError
 from scenes.rigs import Rig

@@ -11,7 +11,6 @@ from standin_network import StandIn, standin_config
 
 from export.budget import BudgetSettings, Candidate, choose, is_pareto, measure_ms, write_choice, write_within_budget
 from export.calibration import Range, calibrate, narrowed
-from export.command import write_verified
 from export.half import group_of, groups_of, half_lowering, to_half
 from export.int8 import SYMMETRIC, UNSIGNED, int8_lowering, to_int8
 from export.lint import lint
@@ -22,6 +21,7 @@ from export.precision import choose_parts, dense_error, record_steps
 from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs, read_devices
 from export.runner import OnnxNetwork, initial_state
 from export.synthetic import five_camera_rig, synthetic_steps
+from export.write import write_verified
 from scenes.errors import ConfigError, DataError
 
 CONFIG = standin_config()

@@ -17,7 +17,7 @@ import torch
 from onnxruntime import OrtValue
 from standin_network import StandIn, standin_config
 
-from export.command import parse_cameras, write_parts, write_verified
+from export.command import parse_cameras
 from export.feed import Picture, StepFeed, StepPacker, resize_and_crop
 from export.live import LiveRunner, LiveStep
 from export.manifest import MANIFEST_KEY, Manifest, check_beside, manifest_path
@@ -27,6 +27,7 @@ from export.run import StageTimes, in_parts, open_network, run_clip, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
 from export.synthetic import five_camera_rig, synthetic_steps
 from export.verify import Verification, is_tied, relative_error, require, step_input, torch_outputs, verify
+from export.write import write_parts, write_verified
 from scenes.cameras import network_camera
 from scenes.clips import Clip
 from scenes.errors import ConfigError, DataError
@@ -102,7 +103,7 @@ def test_a_file_that_computes_something_else_is_not_left_behind(tmp_path, monkey
     def other_weights(model, config, path, *rest):
         return export_model(StandIn(seed=1).eval(), config, path, *rest)
 
-    monkeypatch.setattr("export.command.export_model", other_weights)
+    monkeypatch.setattr("export.write.export_model", other_weights)
     with pytest.raises(DataError, match="differs from torch"):
         write_verified(LoadedNetwork("standin", StandIn().eval(), CONFIG, ""), out)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
