@@ -45,7 +45,7 @@ def measure(
     init_backbone: Path | None = None,
     dense: bool = False,
     threads: int = 2,
-    clips: int = 48,
+    clips: int = 96,
     val_clips: int = 12,
     out: Path = Path("out/benchmarks/auto_label_training"),
 ) -> None:

@@ -46,13 +46,19 @@ def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mi
 
 
 def _one_pass(model, clip: Clip, order: range, device: str, mirror: bool) -> LabelLayer:
+    """The network's boxes of the frames in this order. From the end to the beginning it finds things as well, but it has learned to
+    measure velocities while time goes on (backwards they were off by 5.4 m/s instead of 0.8), so those are left unknown.
+    """
     from training.streaming import detected_boxes, stream_clip
 
+    backwards = len(order) > 1 and order[0] > order[-1]
     layer = LabelLayer(f"model@{model.config.name}")
     for step in stream_clip(model, clip, order, device=device, change=mirror_frame if mirror else None):
         boxes_ego = detected_boxes(step.detections)
         if mirror:
             boxes_ego = replace(boxes_ego, box=change_boxes(boxes_ego.box, MIRROR))
+        if backwards:
+            boxes_ego.box[:, Box3D.VX : Box3D.VY + 1] = np.nan
         layer.boxes_world[step.frame_index] = boxes_ego.transform(clip.frames[step.frame_index].world_from_ego)
     return layer
 
@@ -90,6 +96,7 @@ def fuse_boxes(a: Boxes, b: Boxes, sensor_xy: np.ndarray) -> Boxes:
 def _averaged(a: Boxes, b: Boxes) -> Boxes:
     share = (b.score / np.maximum(a.score + b.score, 1e-9))[:, None]
     box = (1 - share) * a.box + share * b.box
+    box = np.where(np.isnan(b.box), a.box, np.where(np.isnan(a.box), b.box, box))  # a velocity that only one of them knows
     turn = np.asarray(wrap_angle(b.box[:, Box3D.YAW] - a.box[:, Box3D.YAW])).reshape(-1)
     stronger = b.score > a.score
     yaw = np.where(np.abs(turn) < np.pi / 2, a.box[:, Box3D.YAW] + share[:, 0] * turn, np.where(stronger, b.box[:, 6], a.box[:, 6]))

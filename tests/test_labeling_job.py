@@ -177,6 +177,14 @@ def test_two_passes_are_fused_by_score():
     assert fused.class_id.tolist() == [0, 0]
 
 
+def test_a_velocity_that_one_pass_does_not_know_is_the_other_ones():
+    known, unknown = [10.0, 0, 1, 4, 2, 1.5, 0.0, 3.0, 1.0], [10.4, 0, 1, 4, 2, 1.5, 0.0, np.nan, np.nan]
+    a, b = (Boxes.make(np.array([box]), [0], score=[0.5]) for box in (known, unknown))
+    for fused in (fuse_boxes(a, b, np.zeros(2)), fuse_boxes(b, a, np.zeros(2))):
+        assert fused.box[0, [0, 7, 8]] == pytest.approx([10.2, 3.0, 1.0])
+    assert np.isnan(fuse_boxes(b, b, np.zeros(2)).box[0, 7:]).all()
+
+
 def test_a_mirror_turns_pictures_calibration_and_boxes_alike(tiny_clip):
     frame = pack_frame(tiny_clip, 1, (48, 64), previous=0)
     mirrored = mirror_frame(frame)
