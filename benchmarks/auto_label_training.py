@@ -1,10 +1,11 @@
 """The number that matters: how good is a `nano` trained on auto labels beside one trained on truth? Same clips, same steps, several seeds.
 
 python -m benchmarks.auto_label_training --init-backbone WEIGHTS.pt     simulates clips new to the teacher, labels, trains, compares
-python -m benchmarks.auto_label_training --data CLIPS --val CLIPS --layers auto@teacher auto@cold --steps 400
+python -m benchmarks.auto_label_training --data CLIPS --val CLIPS --layers auto@teacher auto@mine --steps 400
 
-A layer that the clips have already is used as it is, so a cold start's layer can be compared too. Finished runs are kept in --out and not
-done again. Auto labels are boxes; the dense losses (depth, occupancy, flow) are therefore switched off for all runs alike, unless --dense.
+auto@teacher are the labels that a teacher network leads to, auto@cold those of a cold start from 2D rectangles as people would draw them
+(`benchmarks.sim_cold`); any other layer has to be in the clips already. Labels, and runs that are finished, are kept and not made again.
+Auto labels are boxes; the dense losses (depth, occupancy, flow) are therefore switched off for all runs alike, unless --dense.
 """
 
 import json
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.nano import compare
+from benchmarks.sim_cold import write_drawn
 from labeling.job import run_job
 from labeling.settings import LabelSettings
 from scenes.atomic import write_json
@@ -28,7 +30,7 @@ from training.recipes import TrainConfig, nano
 from training.trainer import Trainer
 
 TRUTH = "truth"
-TEACHER_LAYER = "auto@teacher"
+TEACHER_LAYER, COLD_LAYER = "auto@teacher", "auto@cold"
 DATA_SEED, VAL_SEED = 7000, 7900
 """Simulation seeds; the shipped networks were trained on seeds below 5000."""
 
@@ -36,10 +38,10 @@ DATA_SEED, VAL_SEED = 7000, 7900
 def measure(
     data: tuple[Path, ...] = (),
     val: tuple[Path, ...] = (),
-    layers: tuple[str, ...] = (TEACHER_LAYER,),
+    layers: tuple[str, ...] = (TEACHER_LAYER, COLD_LAYER),
     teacher: Path = Path("nano"),
     seeds: tuple[int, ...] = (0, 1, 2),
-    steps: int = 600,
+    steps: int = 800,
     batch: int = 2,
     lr: float = 1e-3,
     init_backbone: Path | None = None,
@@ -54,7 +56,7 @@ def measure(
     Args:
         data: Folders of clips with truth to train on; by default `clips` are simulated.
         val: Folders of clips with truth to measure on; by default `val_clips` are simulated.
-        layers: Auto label layers; auto@teacher is made by the teacher where a clip lacks it.
+        layers: Auto label layers; auto@teacher and auto@cold are made where a clip lacks them.
         teacher: Checkpoint of the teacher.
         seeds: Training seeds, each with every layer.
         steps: Optimiser steps of each run.
@@ -70,7 +72,7 @@ def measure(
     console = Console(width=120)
     data = data or (_simulated(out / "data", clips, DATA_SEED),)
     val = val or (_simulated(out / "val", val_clips, VAL_SEED),)
-    _label_missing(list(data), layers, teacher, console)
+    _label_missing(list(data), layers, teacher, out, console)
     results: dict[str, dict[int, float]] = {}
     for seed in seeds:
         for layer in (TRUTH, *layers):
@@ -86,15 +88,25 @@ def _simulated(folder: Path, clips: int, seed: int) -> Path:
     return folder
 
 
-def _label_missing(data: list[Path], layers: tuple[str, ...], teacher: Path, console: Console) -> None:
+def _label_missing(data: list[Path], layers: tuple[str, ...], teacher: Path, out: Path, console: Console) -> None:
     paths = find_clips(data)
-    missing = {layer: [path for path in paths if layer not in Clip.open(path).layer_names] for layer in layers}
-    if missing.get(TEACHER_LAYER):
-        report = run_job(missing[TEACHER_LAYER], LabelSettings(TEACHER_LAYER, teacher=teacher, pictures=False), 1, console)
-        missing[TEACHER_LAYER] = [Path(outcome.clip) for outcome in report.failures]
-    for layer, absent in missing.items():
-        if absent:
-            raise DataError(f"{absent[0]}: no label layer {layer!r} (and {len(absent) - 1} more clips); label them first")
+    for layer in layers:
+        missing = [path for path in paths if layer not in Clip.open(path).layer_names]
+        if missing and layer in (TEACHER_LAYER, COLD_LAYER):
+            missing = _label(missing, layer, teacher, out, console)
+        if missing:
+            raise DataError(f"{missing[0]}: no label layer {layer!r} (and {len(missing) - 1} more clips); label them first")
+
+
+def _label(paths: list[Path], layer: str, teacher: Path, out: Path, console: Console) -> list[Path]:
+    """Labels the clips; returns those that failed."""
+    if layer == TEACHER_LAYER:
+        settings = LabelSettings(layer, teacher=teacher, pictures=False)
+    else:
+        settings = LabelSettings(layer, boxes2d=out / "drawn.json", pictures=False)
+        console.print(f"{write_drawn(paths, out / 'drawn.json')} rectangles drawn")
+    report = run_job(paths, settings, 1, console)
+    return [Path(outcome.clip) for outcome in report.failures]
 
 
 def run_config(
