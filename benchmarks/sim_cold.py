@@ -11,6 +11,7 @@ COCO file and read like any other. Truth that no camera sees by 30 % is neither 
 import shutil
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ RANGES_M = ((0.0, 15.0), (15.0, 30.0), (30.0, 50.0))
 GROUPS = {"vehicle": VEHICLE_CLASSES, **{name: (name,) for name in CLASS_NAMES if name not in ("traffic_cone", "barrier")}}
 
 
+@lru_cache(maxsize=4096)
 def body_vertices(class_name: str, track_id: int) -> np.ndarray:
     """(V, 3) vertices of a body of a class in a box of size 1 around 0, the same for one object in all frames."""
     rng = np.random.default_rng(zlib.crc32(f"{class_name} {track_id}".encode()))
