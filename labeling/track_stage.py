@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labeling.appearance import picture_looks
 from labeling.detections import all_evidence
 from labeling.stages import ClipWork, Stage, write_arrays
 from labeling.tracks.evidence import rig_in_view
@@ -11,7 +12,7 @@ from labeling.tracks.tracking import TrackLabels, track_clip
 
 
 def _tracks(work: ClipWork, path: Path) -> dict[str, float]:
-    tracks = track_clip(all_evidence(work), rig_in_view(work.clip), work.settings.tracking)
+    tracks = track_clip(all_evidence(work), rig_in_view(work.clip), work.settings.tracking, picture_looks(work.clip))
     write_arrays(path, arrays_of_tracks(tracks))
     boxes = sum(len(track.frames) for track in tracks)
     filled = sum(int((track.provenance != "measured").sum()) for track in tracks)

@@ -16,6 +16,9 @@ from scenes.layers import LabelLayer
 InView = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(frame indices (M,), points_world (M, 3)) to (M,) bool: whether the sensors could see an object there and then."""
 
+Looks = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(frame indices (M,), box_world (M, 9)) to looks (M, 48) as `labeling.appearance` describes them; NaN rows for what no picture shows."""
+
 
 @dataclass(frozen=True)
 class Evidence:

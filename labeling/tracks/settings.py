@@ -92,6 +92,8 @@ class LinkSettings:
     """Ends are not compared where their common place is known less well than this: nearly anything would fit there."""
     stitch_score: float = 0.1
     """Mean of the three best detections that both chains need if the gap is longer than a second; missing ones count 0."""
+    looks_weight: float = 1.0
+    """How much the colours of two chains count in the stitching, where there are pictures; 0: they are not looked at."""
 
 
 @dataclass(frozen=True)

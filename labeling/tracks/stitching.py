@@ -7,8 +7,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
+from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, Looks, folded_angle
 from labeling.tracks.kalman import States, invert_2x2, predict, start_states, update
+from labeling.tracks.likeness import likeness
 from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import GroupSettings
 from labeling.tracks.smoothing import squared_distance
@@ -60,11 +61,13 @@ def end_states(chains: list[np.ndarray], evidence: Evidence, settings: GroupSett
     return Ends(states, time_s[last], evidence.frame[last], box[last, Box3D.YAW])
 
 
-def stitch_pairs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stitch_pairs(
+    chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings, looks: Looks | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (chain, the chain that may follow it, how much better that is than leaving both apart).
 
-    What speaks against a pair is the squared distance of their states at the gap's middle, plus what size, heading, class and the gap
-    itself say; a pair is better by as much as that stays below the limit.
+    What speaks against a pair is the squared distance of their states at the gap's middle, plus what size, heading, class, the gap
+    itself and, with pictures, the colours say; a pair is better by as much as that stays below the limit.
     """
     link, motion = settings.link, settings.motion
     ends, starts = (end_states(chains, evidence, settings, at_start) for at_start in (False, True))
@@ -82,8 +85,11 @@ def stitch_pairs(chains: list[np.ndarray], evidence: Evidence, settings: GroupSe
     turned = folded_angle(starts.yaw[j] - ends.yaw[i]) / (settings.noise.yaw_rad * (1 + np.minimum(gap, link.stitch_s)))
     against += link.yaw_weight * np.minimum(turned**2, 9) + 2 * link.class_cost * (kind.class_id[i] != kind.class_id[j])
     gain = link.stitch_sigma**2 + 2 - against
-    allowed = gain > 0
-    return i[allowed], j[allowed], gain[allowed]
+    i, j, gain = (part[gain > 0] for part in (i, j, gain))
+    if looks is None or link.looks_weight == 0 or not len(i):
+        return i, j, gain
+    gain = gain + 2 * link.looks_weight * likeness(chains, i, j, evidence, looks)  # as squared standard deviations are: twice a log
+    return i[gain > 0], j[gain > 0], gain[gain > 0]
 
 
 def _moved(end: States, start: States, gap: np.ndarray, settings: GroupSettings) -> np.ndarray:
@@ -137,11 +143,11 @@ def _kinds(chains: list[np.ndarray], evidence: Evidence) -> _Kinds:
     return _Kinds(log_size, votes.argmax(axis=1), layout.sums(best) / STRENGTH_OF)
 
 
-def stitch(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings) -> list[np.ndarray]:
+def stitch(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings, looks: Looks | None = None) -> list[np.ndarray]:
     """The chains with gaps closed: each end is given at most one start, the sum of gains is largest."""
     if len(chains) < 2:
         return chains
-    i, j, gain = stitch_pairs(chains, evidence, settings)
+    i, j, gain = stitch_pairs(chains, evidence, settings, looks)
     if not len(i):
         return chains
     num = len(chains)

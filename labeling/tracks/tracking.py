@@ -8,7 +8,7 @@ from labeling.tracks.association import associate_groups
 from labeling.tracks.completion import kept_frames, provenance_of
 from labeling.tracks.confidence import Surroundings, box_features, box_probability, surroundings
 from labeling.tracks.duplicates import single_detections, without_duplicates
-from labeling.tracks.evidence import Evidence, InView
+from labeling.tracks.evidence import Evidence, InView, Looks
 from labeling.tracks.settings import GroupSettings, TrackingSettings
 from labeling.tracks.splitting import split_chains
 from labeling.tracks.stitching import stitch
@@ -65,10 +65,10 @@ class Linked:
     chains: list[np.ndarray]
     """Indices into the evidence, ascending: one object each, as far as can be told without closing long gaps."""
 
-    def stitched(self) -> "Linked":
+    def stitched(self, looks: Looks | None = None) -> "Linked":
         """The same with gaps closed, and cut where two objects were taken for one."""
         chains = split_chains(self.chains, self.evidence, self.settings)
-        chains = stitch(chains, self.evidence, self.settings)
+        chains = stitch(chains, self.evidence, self.settings, looks)
         return replace(self, chains=split_chains(chains, self.evidence, self.settings))
 
 
@@ -159,8 +159,8 @@ def box_sources(tracks: SolvedTracks, evidence: Evidence) -> np.ndarray:
     return sources
 
 
-def track_clip(evidence: Evidence, in_view: InView, settings: TrackingSettings) -> list[TrackLabels]:
-    """The labels of all groups, best founded first."""
-    linked = [group.stitched() for group in link_clip(evidence, settings)]
+def track_clip(evidence: Evidence, in_view: InView, settings: TrackingSettings, looks: Looks | None = None) -> list[TrackLabels]:
+    """The labels of all groups, best founded first; `looks` are asked about chains that may be one object on both sides of a gap."""
+    linked = [group.stitched(looks) for group in link_clip(evidence, settings)]
     tracks = [track for group in solve_groups(linked, settings.eye_height_m) for track in label_group(group, in_view)]
     return sorted(tracks, key=lambda track: -track.probability)
