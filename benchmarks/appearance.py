@@ -1,6 +1,7 @@
 """Do looks tell objects apart? Pairs of glimpses seconds apart, of one object and of two near each other, on clips with truth.
 
 python -m benchmarks.appearance FIT --check CLIPS     fits the weights of `labeling.tracks.likeness` on FIT, shows the shipped ones on both
+python -m benchmarks.appearance --stitch CLIPS        what they do for the tracks of a camera's detections (`benchmarks.camera_noise`)
 
 A glimpse is what the stitching sees of a chain's end: the looks of up to five frames, averaged; boxes are the truth moved by a camera's
 errors (0.2 m and 2 % of the range along the ray). Two glimpses lie `gap_s` apart. Strangers are of the same kind (vehicle, two-wheeler,
@@ -16,15 +17,21 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize
 
+from benchmarks.argoverse_noise import Figures, boxes_of, measure, scene_of
+from benchmarks.camera_noise import noisy_detections
 from labeling.appearance import picture_looks
+from labeling.tracks.evidence import everywhere
 from labeling.tracks.likeness import AT_END, distances, log_ratio, mean_looks
 from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import TrackingSettings
+from labeling.tracks.tracking import track_clip
 from scenes.clips import Clip, find_clips
 
 RANGE_M = 40.0
 NEAR_M = 10.0
 LEAST_VISIBILITY = 0.3
+SCORE = 0.3
+"""Labels from here on are measured when tracks are compared."""
 
 
 def glimpses(clip: Clip, gap_s: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -91,15 +98,43 @@ def separation(score: np.ndarray, same: np.ndarray) -> float:
     return float((order[same].sum() - positive * (positive + 1) / 2) / (positive * (~same).sum()))
 
 
-def main(clips: tyro.conf.Positional[tuple[Path, ...]], check: tuple[Path, ...] = (), gap_s: tuple[float, ...] = (0.5, 1.0, 2.0)) -> None:
+def stitched_figures(paths: list[Path], seeds: int) -> dict[str, Figures]:
+    """Figures of the labeler's tracks of made detections, without and with looks."""
+    total = {"without looks": Figures(), "with looks": Figures()}
+    for path in paths:
+        clip = Clip.open(path)
+        scene = scene_of(clip)
+        for seed in range(seeds):
+            evidence, _ = noisy_detections(clip, scene.truth, seed)
+            for name, looks in zip(total, (None, picture_looks(clip)), strict=True):
+                tracks = track_clip(evidence, everywhere, TrackingSettings(), looks)
+                total[name] = total[name] + measure(scene, boxes_of(tracks, len(clip), SCORE))
+    return total
+
+
+def main(
+    clips: tyro.conf.Positional[tuple[Path, ...]] = (),
+    check: tuple[Path, ...] = (),
+    stitch: tuple[Path, ...] = (),
+    gap_s: tuple[float, ...] = (0.5, 1.0, 2.0),
+    seeds: int = 3,
+) -> None:
     """Prints fitted weights and, for each set of clips and gap, how well the shipped weights tell one object from two.
 
     Args:
         clips: Folders of clips with truth to fit on.
         check: Folders of clips with truth to check on.
+        stitch: Folders of clips with truth to track with and without looks.
         gap_s: Seconds between the glimpses.
+        seeds: Draws of made detections for each clip to track.
     """
-    console = Console(width=120)
+    console = Console(width=140)
+    if stitch:
+        console.print("| tracker | MOTA | switches | fragmentations | false positives | misses | centre m | velocity m/s | in occlusions |")
+        for name, figures in stitched_figures(find_clips(list(stitch)), seeds).items():
+            console.print(figures.row(name))
+    if not clips:
+        return
     table = Table("clips", "gap s", "one object", "strangers", "AUC", "one object, median", "strangers, median")
     fitted = []
     for name, folders in (("fit", clips), ("check", check)):
