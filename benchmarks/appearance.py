@@ -3,7 +3,7 @@
 python -m benchmarks.appearance FIT --check CLIPS     fits the weights of `labeling.tracks.likeness` on FIT, shows the shipped ones on both
 python -m benchmarks.appearance --stitch CLIPS        what they do for the tracks of a camera's detections (`benchmarks.camera_noise`)
 
-A glimpse is what the stitching sees of a chain's end: the looks of up to five frames, averaged; boxes are the truth moved by a camera's
+A glimpse is what the stitching sees of a chain's end: the looks of up to eight frames, averaged; boxes are the truth moved by a camera's
 errors (0.2 m and 2 % of the range along the ray). Two glimpses lie `gap_s` apart. Strangers are of the same kind (vehicle, two-wheeler,
 person) and at most 10 m away from where the object was: the ones that a stitching could mistake for it.
 """
@@ -21,7 +21,7 @@ from benchmarks.argoverse_noise import Figures, boxes_of, measure, scene_of
 from benchmarks.camera_noise import noisy_detections
 from labeling.appearance import picture_looks
 from labeling.tracks.evidence import everywhere
-from labeling.tracks.likeness import AT_END, distances, log_ratio, mean_looks
+from labeling.tracks.likeness import REACH, distances, log_ratio, mean_looks, spread
 from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import TrackingSettings
 from labeling.tracks.tracking import track_clip
@@ -43,7 +43,8 @@ def glimpses(clip: Clip, gap_s: float, rng: np.random.Generator) -> tuple[np.nda
         for track in sorted(tracks):
             frames, boxes = tracks[track]
             cut = time_s[frames[0]] + 0.5 * (time_s[frames[-1]] - time_s[frames[0]] - gap_s)
-            first, second = np.flatnonzero(time_s[frames] <= cut)[-AT_END:], np.flatnonzero(time_s[frames] >= cut + gap_s)[:AT_END]
+            first = spread(np.flatnonzero(time_s[frames] <= cut)[-REACH:])
+            second = spread(np.flatnonzero(time_s[frames] >= cut + gap_s)[:REACH])
             if len(first) and len(second):
                 early.append((track, boxes[first[-1], :2], frames[first], boxes[first]))
                 late.append((track, boxes[second[0], :2], frames[second], boxes[second]))

@@ -21,7 +21,7 @@ PATCH = 16
 """The inner part of an object's rectangle is shrunk to this many pixels a side."""
 INNER = 0.7
 """Share of the rectangle's width and height that is looked at; at its edge is mostly background."""
-LEAST_PX = 5.0
+LEAST_PX = 8.0
 """Smaller rectangles (height or width) say nothing."""
 BINS = 8
 CHROMA_REACH = 40.0

@@ -5,14 +5,16 @@ import numpy as np
 from labeling.tracks.evidence import Evidence, Looks
 from labeling.tracks.rows import TrackRows
 
-AT_END = 5
-"""Detections at a chain's end whose looks are averaged."""
+GLIMPSES, REACH = 8, 30
+"""So many detections, spread over the last or first so many, are looked at: right beside a gap something stands before the object."""
+FEW = 2.0
+"""With so many glimpses of the chain that was seen less, the ratio counts half."""
 LIGHT, CHROMA = slice(0, 2), slice(2, 6)
 """Histograms of a look that tell lightness and colour."""
 BIAS, LIGHT_WEIGHT, CHROMA_WEIGHT = 2.7, 3.7, 6.5
 """Log likelihood ratio of "one object" = BIAS - LIGHT_WEIGHT * distance in lightness - CHROMA_WEIGHT * distance in colour, fitted on
 glimpses of simulated objects 0.5 to 2 s apart by `python -m benchmarks.appearance`."""
-LIMITS = (-3.0, 1.0)
+LIMITS = (-3.0, 2.0)
 """However alike, colours prove little (there are many white cars); however different, a shadow may have fallen."""
 
 
@@ -20,10 +22,19 @@ def likeness(chains: list[np.ndarray], i: np.ndarray, j: np.ndarray, evidence: E
     """(P,) log likelihood ratio that chain `i` (P,) goes on as chain `j` (P,), within `LIMITS`; 0 where a picture is missing."""
     ends, before = np.unique(i, return_inverse=True)
     starts, after = np.unique(j, return_inverse=True)
-    parts = [chains[k][-AT_END:] for k in ends.tolist()] + [chains[k][:AT_END] for k in starts.tolist()]
+    parts = [spread(chains[k][-REACH:]) for k in ends.tolist()] + [spread(chains[k][:REACH]) for k in starts.tolist()]
     rows = np.concatenate(parts)
-    look = mean_looks(looks(evidence.frame[rows], evidence.box_world[rows]), TrackRows.of_parts(parts))
-    return log_ratio(look[: len(ends)][before], look[len(ends) :][after])
+    look, layout = looks(evidence.frame[rows], evidence.box_world[rows]), TrackRows.of_parts(parts)
+    seen, mean = layout.sums(np.isfinite(look).all(axis=1).astype(float)), mean_looks(look, layout)
+    fewest = np.minimum(seen[: len(ends)][before], seen[len(ends) :][after])
+    return log_ratio(mean[: len(ends)][before], mean[len(ends) :][after]) * fewest / (fewest + FEW)
+
+
+def spread(rows: np.ndarray) -> np.ndarray:
+    """At most `GLIMPSES` of the rows (N,), evenly spread from the first to the last."""
+    if len(rows) <= GLIMPSES:
+        return rows
+    return rows[np.unique(np.linspace(0, len(rows) - 1, GLIMPSES).round().astype(int))]
 
 
 def mean_looks(look: np.ndarray, layout: TrackRows) -> np.ndarray:
