@@ -21,6 +21,7 @@ import tyro
 from scipy.optimize import linear_sum_assignment
 
 from labeling.clip_labels import label_clip
+from labeling.lidar import sweep_path
 from labeling.lifting.image_boxes import read_image_boxes
 from labeling.lifting.observations import pixels_of
 from labeling.settings import LabelSettings
@@ -169,6 +170,7 @@ def main(
     detector: tyro.conf.Positional[Path],
     out: Path = Path("out/benchmarks/pandaset_cold"),
     frames: tuple[int, ...] = (5, 25, 45),
+    lidar: bool = False,
 ) -> None:
     """Prints the table and the wall time of every stage, and draws a sheet of some frames.
 
@@ -177,12 +179,13 @@ def main(
         detector: ONNX file of the 2D detector.
         out: Where the clip, its labels and the pictures go.
         frames: Frames to draw.
+        lidar: Also take distances from the clip's few sweeps (`label --lidar`), and measure those frames apart.
     """
     shutil.rmtree(out, ignore_errors=True)
     import_dataset("pandaset", source, out / "clips")
     path = find_clips(out / "clips")[0]
     begun_s = time.process_time()
-    results = label_clip(path, LabelSettings("auto@cold", detector=detector))
+    results = label_clip(path, LabelSettings("auto@cold", detector=detector, lidar=lidar))
     worked_s = time.process_time() - begun_s
     clip = Clip.open(path)
     layer = clip.layer("auto@cold")
@@ -191,6 +194,11 @@ def main(
     print(f"{'':22s} seen by {LEAST_SHARE:.0%}   by {WIDE_SHARE:.0%}")
     for rows in zip(*(measure(clip, truth, layer).items() for truth in truths), strict=True):
         print(f"{rows[0][0]:22s}" + "".join(f" {value:10.3f}" for _, value in rows))
+    swept = {frame: here for frame, here in truths[0].items() if sweep_path(clip, frame).is_file()}
+    figures = measure(clip, swept, layer)
+    print(
+        f"frames with a sweep: recall {figures['recall']:.3f}, centre {figures['centre_m']:.3f} m (95 %: {figures['centre_p95_m']:.3f} m)"
+    )
     alone = [detector_recall(clip, truth, boxes_path) for truth in truths]
     print(
         f"{'detector alone':22s}" + "".join(f" {value:10.3f}" for value in alone) + "  (IoU 0.4 with the projected cuboid, single frames)"

@@ -32,6 +32,7 @@ def label(
     evidence: str | None = None,
     detector: Path | None = None,
     boxes2d: Path | None = None,
+    lidar: bool = False,
     workers: int = 1,
     ray: str | None = None,
     shard: str = "1/1",
@@ -59,6 +60,7 @@ def label(
         evidence: Instead of a teacher or besides it: the layer whose boxes are detections.
         detector: Cold start, without or besides the others: ONNX file of a 2D detector (YOLOX), lifted to objects in space.
         boxes2d: People's rectangles (COCO JSON, CVAT XML for images) to be lifted, without or besides the detector.
+        lidar: Take distances from lidar sweeps where clips have them (lidar/FRAME.npz, as `import` writes them).
         workers: Processes that label clips side by side.
         ray: Instead of local processes: a Ray cluster; "local" starts one here, "auto" takes the running one, or its host:port.
         shard: Do part i of n of the clips ("2/8"), for batch queues.
@@ -95,6 +97,7 @@ def label(
         reconstruct,
         detector=detector,
         boxes2d=boxes2d,
+        lidar=lidar,
         refine_motion=RefineMotion(refine_motion),
     )
     chosen = shard_of(find_clips(list(clips)), shard)

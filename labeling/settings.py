@@ -37,6 +37,8 @@ class LabelSettings:
     """ONNX file of a 2D detector whose rectangles are lifted to objects in space (the cold start) ..."""
     boxes2d: Path | None = None
     """... and (or) a file of people's rectangles: COCO JSON or CVAT XML for images."""
+    lidar: bool = False
+    """Move detections along their ray onto the points of lidar sweeps, in frames that have one."""
     lifting: LiftingSettings = field(default_factory=LiftingSettings)
     refine_motion: RefineMotion = RefineMotion.OFF
     """Whether rough ego motion, clocks and camera rotations are refined from the pictures."""

@@ -6,17 +6,30 @@ import numpy as np
 
 from labeling.appearance import picture_looks
 from labeling.detections import all_evidence
+from labeling.lidar import clip_sweeps, ranged, sweep_path
 from labeling.stages import ClipWork, Stage, write_arrays
 from labeling.tracks.evidence import rig_in_view
 from labeling.tracks.tracking import TrackLabels, track_clip
 
 
 def _tracks(work: ClipWork, path: Path) -> dict[str, float]:
-    tracks = track_clip(all_evidence(work), rig_in_view(work.clip), work.settings.tracking, picture_looks(work.clip))
+    evidence, counts = all_evidence(work), {}
+    if work.settings.lidar:
+        if not _sweeps(work):
+            work.notes.append(f"{work.recorded.path}: no lidar sweeps (lidar/FRAME.npz), so distances are those of the other evidence")
+        evidence, moved = ranged(evidence, clip_sweeps(work.clip))
+        counts["ranged"] = moved
+    tracks = track_clip(evidence, rig_in_view(work.clip), work.settings.tracking, picture_looks(work.clip))
     write_arrays(path, arrays_of_tracks(tracks))
     boxes = sum(len(track.frames) for track in tracks)
     filled = sum(int((track.provenance != "measured").sum()) for track in tracks)
-    return {"tracks": len(tracks), "boxes": boxes, "filled": filled}
+    return {"tracks": len(tracks), "boxes": boxes, "filled": filled, **counts}
+
+
+def _sweeps(work: ClipWork) -> list[str]:
+    """Names and sizes of the clip's sweeps that this job reads."""
+    paths = [sweep_path(work.clip, frame) for frame in range(len(work.clip))] if work.settings.lidar else []
+    return [f"{path.name} {path.stat().st_size}" for path in paths if path.is_file()]
 
 
 def arrays_of_tracks(tracks: list[TrackLabels]) -> dict[str, np.ndarray]:
@@ -60,5 +73,5 @@ TRACKS = Stage(
     "tracks.npz",
     _tracks,
     after=("motion", "teacher", "evidence", "lifting"),
-    settings=lambda work: work.settings.tracking.to_json(),
+    settings=lambda work: [work.settings.tracking.to_json(), *_sweeps(work)],
 )
