@@ -98,8 +98,9 @@ def drive(file: Path, steps: int, threads: int) -> int:
     height, width = rig.cameras[0].height_px, rig.cameras[0].width_px
     pool = np.random.default_rng(0).integers(0, 255, (4, height, width, 3), dtype=np.uint8)
     live = LiveRunner(network, rig.cameras, period_s=0.1, deadline_s=0.05)
-    times: dict[str, list[float]] = {"preprocess": [], "network": [], "read-out": [], "total": [], "processor": []}
-    memory, finite, notes = [], True, 0
+    rows = ("preprocess", "network", "read-out", "total", "processor")
+    times = np.full((len(rows), steps), np.nan)  # all of it touched now: lists that grow would be taken for a growing runner
+    memory, finite, notes, computed = np.full(steps // 100 + 1, np.nan), True, 0, 0
     deliveries = Deliveries(rig.names, pool)
     print(
         f"{file.name}: {network.manifest.variant} {network.manifest.input_hw}, {len(rig)} cameras of {height}x{width}; installed of "
@@ -116,29 +117,26 @@ def drive(file: Path, steps: int, threads: int) -> int:
             raw = step.result.raw
             finite &= all(bool(np.isfinite(raw[name]).all()) for name in ("boxes", "scores", "velocities", "flow") if name in raw)
             notes += len(step.notes)
-            for name, seconds in (("preprocess", step.preprocess_s), ("network", step.result.network_s), ("total", total)):
-                times[name].append(seconds)
-            times["read-out"].append(step.result.readout_s)
-            times["processor"].append(processor)
+            times[:, computed] = step.preprocess_s, step.result.network_s, step.result.readout_s, total, processor
+            computed += 1
         if k % 100 == 99:
-            memory.append(resident_mb())
+            memory[k // 100] = resident_mb()
         if k % 1000 == 999:
-            p50, p99 = np.percentile(np.array(times["total"][-900:]) * 1e3, (50, 99))
-            print(f"step {k + 1}: {memory[-1]:.1f} MB, last thousand p50 {p50:.1f}, p99 {p99:.1f} ms, finite: {finite}", flush=True)
+            p50, p99 = np.percentile(times[3, max(0, computed - 900) : computed] * 1e3, (50, 99))
+            print(f"step {k + 1}: {memory[k // 100]:.1f} MB, last thousand p50 {p50:.1f}, p99 {p99:.1f} ms, finite: {finite}", flush=True)
     same = answers_like_a_new_one(live, LiveRunner(network, rig.cameras, 0.1, 0.05), rig.names, pool, 100 * MS * (steps + 100))
     counters = live.counters()
     expected = steps - deliveries.silent_steps
     print(json.dumps({**counters, "cameras_not_alive": notes, "reset_reasons": live.runner.counters.reasons}))
-    print(
-        f"{len(times['total'])} steps computed of {expected} in which a camera delivered; outputs finite: {finite}; like a new one: {same}"
-    )
+    print(f"{computed} steps computed of {expected} in which a camera delivered; outputs finite: {finite}; like a new one: {same}")
+    memory = memory[: steps // 100] if steps >= 100 else np.array([resident_mb()])
     settled = memory[max(0, len(memory) // 10 - 1)]
-    print(f"memory after a tenth {settled:.1f} MB, largest later {max(memory):.1f} MB, at the end {memory[-1]:.1f} MB")
-    for name, values in times.items():
-        ms = np.array(values[min(20, len(values) // 10) :]) * 1e3
+    print(f"memory after a tenth {settled:.1f} MB, largest later {memory.max():.1f} MB, at the end {memory[-1]:.1f} MB")
+    for name, values in zip(rows, times, strict=True):
+        ms = values[min(20, computed // 10) : computed] * 1e3
         p50, p90, p99 = np.percentile(ms, (50, 90, 99))
         print(f"{name:11} p50 {p50:7.2f}  p90 {p90:7.2f}  p99 {p99:7.2f}  max {ms.max():7.2f} ms   p99/p50 {p99 / p50:.2f}")
-    lost = expected - len(times["total"])
+    lost = expected - computed
     good = finite and same and not here and lost == 0 and memory[-1] <= 1.02 * settled
     return 0 if good and counters["poisoned_states"] == 0 and counters["refused_steps"] == 0 else 1
 

@@ -73,6 +73,8 @@ class Manifest:
     """Metrics of this very file, where measured: name to value, with the data they were measured on."""
     part: str = "whole"
     """`whole`, or `encoder` / `fusion` of a graph that was split in two."""
+    conventions: dict[str, str] = field(default_factory=dict)
+    """Frames, lenses, camera motion and the rules of the state in words, for a reader who has nothing but the file."""
     boundary: list[str] = field(default_factory=list)
     """Of a split graph: the tensors that the encoder hands to the fusion part."""
 

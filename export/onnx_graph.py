@@ -4,10 +4,9 @@ import contextlib
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from export.manifest import MANIFEST_KEY, MIN_DYNAMIC_CAMERAS, Manifest, StateSpec, TensorSpec
+from export.meanings import ANSWER_MEANINGS, CONVENTIONS, STATE_MEANINGS, STEP_MEANINGS, InputMeaning, preprocessing
 from export.simplify import merge_batch_norms, name_outputs, tidy
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
@@ -29,43 +29,6 @@ GRAPH_SAMPLERS = {"auto": "gridsample", "gridsample": "gridsample", "gather": "g
 """A config's sampler to what the graph holds; others exist for processors only."""
 MAX_CAMERAS = 64
 CAMERA_AXIS = "cameras"
-
-
-@dataclass(frozen=True)
-class InputMeaning:
-    """What the manifest says of an input besides its shape."""
-
-    units: str
-    frame: str
-    meaning: str
-
-
-STEP_MEANINGS = {
-    "images": InputMeaning("grey levels 0..255, RGB", "img", "pictures at network size; anything where not alive"),
-    "intrinsics": InputMeaning("px", "img", "fx, fy, cx, cy of the network's picture; pixel (0, 0) is the centre of the first pixel"),
-    "distortion": InputMeaning("", "cam", "pinhole: k1, k2, p1, p2, k3 (Brown-Conrady); fisheye: k1, k2, k3, k4, 0 (Kannala-Brandt)"),
-    "lens": InputMeaning("", "", "0 pinhole, 1 fisheye"),
-    "max_angle": InputMeaning("rad", "cam", "largest angle from the optical axis that the picture holds"),
-    "cam_from_ego": InputMeaning("m", "cam, ego", "points of ego at reference time in the camera at its capture time (row-major 4x4)"),
-    "alive": InputMeaning("", "", "1 where there is a picture, else 0"),
-    "time_offset": InputMeaning("s", "", "capture time minus reference time"),
-    "dt": InputMeaning("s", "", "reference time minus that of the step before; 0 at the first"),
-    "prev_from_ego": InputMeaning("m", "ego", "points of this step's ego frame in the ego frame of the step before; identity at the first"),
-}
-"""The step inputs in the order of `StepInput`."""
-
-ANSWER_MEANINGS = {
-    "boxes": InputMeaning(
-        "m, rad, m/s", "ego", "x, y, z of the centre, length, width, height, yaw about +z from +x to +y, vx, vy over ground"
-    ),
-    "scores": InputMeaning("probability", "", "falling; 0 marks an empty place"),
-    "velocities": InputMeaning("m/s", "ego", "vx, vy over ground: the last two columns of boxes"),
-    "classes": InputMeaning("", "", "index into class_names"),
-    "ids": InputMeaning("", "", "persistent object id within a drive; -1 for none yet or an empty place"),
-    "occupancy": InputMeaning("", "ego", "most likely state per voxel, index into occupancy.states"),
-    "occupancy_confidence": InputMeaning("probability", "ego", "of that state"),
-    "flow": InputMeaning("m/s", "ego", "velocity over ground of what fills the voxel: vx, vy in ego axes"),
-}
 
 
 class StepGraph(nn.Module):
@@ -242,7 +205,7 @@ def tensor_specs(values, meanings: dict[str, InputMeaning]) -> list[TensorSpec]:
     for value in values:
         tensor = value.type.tensor_type
         shape = tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
-        told = meanings.get(value.name, InputMeaning("", "", "memory" if value.name.startswith(("state_", "next_")) else "extra head"))
+        told = meanings.get(value.name) or STATE_MEANINGS.get(value.name.partition("_")[2]) or InputMeaning("", "", "extra head")
         specs.append(TensorSpec(value.name, NUMPY_TYPES[tensor.elem_type], shape, told.units, told.frame, told.meaning))
     return specs
 
@@ -275,21 +238,8 @@ def make_manifest(model: nn.Module, config: ModelConfig, proto: ModelProto, num_
         else None,
         thresholds={"score": 0.1, "max_gap_s": 2.0},
         hashes={"weights_sha256": weights_hash(model)},
+        conventions=CONVENTIONS,
     )
-
-
-def preprocessing(config: ModelConfig) -> dict[str, Any]:
-    """The rule of `scenes.packing.resize_and_crop` and `scenes.cameras.network_camera`, in words and numbers."""
-    height, width = config.input_hw
-    return {
-        "colour": "RGB",
-        "layout": "NHWC uint8; normalisation is inside the graph",
-        "resize": f"to width {width} keeping the aspect: rows = round(image rows * {width} / image columns)",
-        "resize_kernel": "cv2.INTER_AREA when the picture is at least as wide as the network's, else cv2.INTER_LINEAR",
-        "crop": f"keep the lowest {height} rows; where there are fewer, pad black rows at the top",
-        "intrinsics": "scale s = new / old size: f' = f s, c' = (c + 0.5) s - 0.5; then subtract the cut rows from cy",
-        "order": "resize, then crop or pad",
-    }
 
 
 def weights_hash(model: nn.Module) -> str:

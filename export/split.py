@@ -12,7 +12,8 @@ from onnx import ModelProto, NodeProto, helper
 
 from export.half import scope_of
 from export.manifest import Manifest
-from export.onnx_graph import InputMeaning, attach_manifest, read_manifest, tensor_specs
+from export.meanings import InputMeaning
+from export.onnx_graph import attach_manifest, read_manifest, tensor_specs
 from scenes.errors import DataError
 
 ENCODER_SCOPE = "cameras"

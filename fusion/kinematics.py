@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion.boxcode import CODE_COS, CODE_SIN, CODE_VELOCITY, CODE_XYZ
+from fusion.gradual import attention_bias
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
 DRIVING_MPS = 2.0
@@ -29,7 +30,7 @@ class Recalled:
     embedding_BSC: Tensor
     box_BS9: Tensor
     valid_BS: Tensor
-    """float32, 1 for a slot that holds something."""
+    """float32, 1 for a slot that holds something, less while it fades out."""
     rate_B: Tensor
     """float32, 1/s: one over the time since the state was written."""
 
@@ -62,7 +63,7 @@ class Recollection(nn.Module):
         offset = (code_BQR[..., CODE_XYZ] + reference_BQ3)[:, :, None, :2].detach() - past.box_BS9[:, None, :, :2]
         distance = torch.sqrt((offset * offset).sum(-1) + 1e-4)
         likeness = self.query(tokens) @ self.key(past.embedding_BSC).transpose(1, 2) * (tokens.shape[-1] ** -0.5)
-        logits = likeness.float() - functional.softplus(self.reach) * distance + (past.valid_BS[:, None] - 1.0) * 1e4
+        logits = likeness.float() - functional.softplus(self.reach) * distance + attention_bias(past.valid_BS)[:, None]
         nothing = self.nothing.expand(*logits.shape[:2], 1)
         weight = torch.cat([nothing, logits], dim=-1).softmax(-1)[..., 1:]
         velocity = code_BQR[..., CODE_VELOCITY]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion.atlas import Atlas, best_views
+from fusion.gradual import attention_bias
 from fusion.grid import BevGrid
 from fusion.sampling import sample_plane
 
@@ -26,7 +27,7 @@ class Surroundings:
     memory_BSC: Tensor | None
     """Remembered objects' embeddings with their position added, or None."""
     memory_mask_BS: Tensor | None
-    """float32, 1 for a slot that holds something."""
+    """float32, 1 for a slot that holds something, less while it fades out."""
 
 
 class BoxPosition(nn.Module):
@@ -100,7 +101,7 @@ class MemoryAttention(nn.Module):
         nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
         keys = torch.cat([nothing, memory], dim=1)
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
-        return self.attention(tokens + position, keys, keys, ((mask - 1.0) * 1e4)[:, None, None])
+        return self.attention(tokens + position, keys, keys, attention_bias(mask)[:, None, None])
 
 
 def initial_points(count: int) -> Tensor:

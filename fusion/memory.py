@@ -97,6 +97,10 @@ def push_maps(state: WorldState, warped: Tensor, newest: Tensor, dt_B: Tensor) -
     return maps, ages
 
 
+KEEP_STEEPNESS = 5.0
+"""How fast a remembered score falls to zero towards the border of what is kept; a score of `keep_score` is kept as it is."""
+
+
 @dataclass
 class Candidates:
     """Everything that may be remembered after a step: Q queries with their final answers."""
@@ -107,19 +111,27 @@ class Candidates:
     """float32; 0 where there is no query."""
     id_BQ: Tensor
     age_BQ: Tensor
+    speaks_BQ: Tensor
+    """float32, see `fusion.distinct.speaks`: no twin is born."""
 
 
 def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, query: QueryConfig) -> tuple[Tensor, ...]:
-    """The S best candidates as (query, box, score, id, age, next_id): known ids stay, well scored new objects get the next ones."""
-    score, index = candidates.score_BQ.topk(slots, dim=1)
-    alive = score >= query.keep_score
+    """The S best candidates as (query, box, score, id, age, next_id): known ids stay, well scored new objects get the next ones.
+
+    What scores barely enough (`keep_score`), or barely more than the first one left out, is kept with a lower score, down to zero
+    at the border: the memory counts it less (`fusion.gradual`).
+    """
+    best, index = candidates.score_BQ.topk(slots + 1, dim=1)
+    border = best[:, slots:].clamp(min=(1.0 - 1.0 / KEEP_STEEPNESS) * query.keep_score)
+    score = torch.minimum(best[:, :slots], KEEP_STEEPNESS * (best[:, :slots] - border))
+    index, alive = index[:, :slots], score > 0
 
     def pick(value: Tensor) -> Tensor:
         at = index.reshape(*index.shape, *([1] * (value.dim() - 2))).expand(-1, -1, *value.shape[2:])
         return value.gather(1, at)
 
     ids = pick(candidates.id_BQ)
-    newborn = alive & (ids < 0) & (score >= query.birth_score)
+    newborn = alive & (ids < 0) & (score >= query.birth_score) & (pick(candidates.speaks_BQ) > 0.5)
     rank = newborn.long().cumsum(1) - 1
     ids = torch.where(newborn, next_id_B[:, None] + rank, ids)
     ids = torch.where(alive, ids, torch.full_like(ids, -1))

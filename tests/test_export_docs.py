@@ -1,15 +1,19 @@
 """Does docs/EDGE.md say what a file says? Tables, trtexec lines and shapes of the page are held against the graph's own."""
 
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from export.onnx_graph import ANSWER_MEANINGS, STEP_MEANINGS, plain_name
+from export.meanings import ANSWER_MEANINGS, CONVENTIONS, STATE_MEANINGS, STEP_MEANINGS
+from export.onnx_graph import plain_name
 from export.tensorrt_operators import LAST_OPSET
 from fusion.config import nano
-from fusion.interface import StepInput
+from fusion.interface import StepInput, WorldState
+from scenes.cameras import Camera, Lens
 from surround4d import COMMANDS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "EDGE.md").read_text()
@@ -37,7 +41,26 @@ def trtexec_lines(heading: str) -> list[str]:
 def test_every_input_and_answer_stands_in_the_tables():
     rows = re.findall(r"^\| (.+?) \|", PAGE, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert set(STEP_MEANINGS) | set(ANSWER_MEANINGS) <= named
+    assert set(STEP_MEANINGS) | set(ANSWER_MEANINGS) | set(STATE_MEANINGS) <= named
+
+
+def test_the_state_is_described_tensor_by_tensor():
+    assert set(STATE_MEANINGS) == {plain_name(f.name) for f in fields(WorldState)}
+
+
+@pytest.mark.parametrize(
+    ("lens", "distortion"), [(Lens.PINHOLE, (-0.3, 0.1, 0.002, -0.001, -0.02)), (Lens.FISHEYE, (0.05, -0.01, 0.003, -0.0005))]
+)
+def test_the_lens_formulas_of_the_manifest_are_those_of_the_cameras_and_of_the_page(lens: Lens, distortion: tuple[float, ...]):
+    formula = CONVENTIONS[lens.value]
+    assert "".join(formula.split()) in "".join(PAGE.split())
+    camera = Camera("front", lens, 900.0, 910.0, 640.5, 359.0, 1280, 720, np.eye(4), distortion)
+    names = ("k1", "k2", "p1", "p2", "k3") if lens is Lens.PINHOLE else ("k1", "k2", "k3", "k4")
+    told = {"x": 1.2, "y": -0.4, "z": 5.0, "fx": 900.0, "fy": 910.0, "cx": 640.5, "cy": 359.0, "sqrt": math.sqrt, "atan2": math.atan2}
+    told |= dict(zip(names, distortion, strict=True))
+    exec(formula, {}, told)
+    pixel, inside = camera.project(np.array([1.2, -0.4, 5.0]))
+    assert inside and [told["u"], told["v"]] == pytest.approx(pixel.tolist())
 
 
 def test_the_profile_has_every_input_with_an_axis_of_cameras_and_its_shape():
