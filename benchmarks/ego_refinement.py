@@ -6,7 +6,8 @@ Simulates clips into the folder (kept for the next time), makes their exact moti
 long, 0.5 degrees of drift in 10 s about an axis near the vertical, one camera's clock 20 ms wrong), refines it and compares with the truth.
 PandaSet's poses are taken as the truth of real pictures; as they do not fit its pictures exactly, the rough clip's solution is also
 compared with the one that is found from the poses as given. Road users are masked, and not masked; `--ablate` also leaves out, in turn,
-points that pass between cameras and the road: which of them gives the scale?
+points that pass between cameras and the road: which of them gives the scale? `--exact` refines each simulated clip from its exact
+poses too: what comes out is error, and `auto` should have let them be.
 """
 
 import time
@@ -20,7 +21,8 @@ from labeling.motion.masks import rectangles_of_layer
 from labeling.motion.perturbation import Roughness, roughened
 from labeling.motion.pictures import read_pictures
 from labeling.motion.refine import Found, refine
-from labeling.motion.settings import MotionSettings
+from labeling.motion.settings import MotionSettings, RefineMotion
+from labeling.motion.stage import refined_verdict
 from labeling.motion.state import refined_clip
 from scenes.atomic import atomic_file
 from scenes.clips import Clip, find_clips
@@ -123,7 +125,7 @@ def line_of(row: Row) -> str:
         f"{before.place_m:.3f} -> {after.place_m:.3f}", f"{before.drift_deg_per_10s:.2f} -> {after.drift_deg_per_10s:.3f}",
         f"{row.clock_before_ms:+.0f} -> {row.clock_after_ms:+.1f}", f"{row.others_ms:.1f}",
         f"{found.before_px:.2f} -> {found.after_px:.2f}",
-        f"{found.num_tracks}, {found.num_crossings}, {found.num_road}", f"{100 * found.scale_sigma:.2f}",
+        f"{found.num_tracks}, {found.num_crossings}, {found.num_road}", f"{100 * found.sigmas.scale:.2f}",
         f"{row.cpu_s:.0f} ({row.cpu_s / row.duration_s:.1f}x)",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
@@ -133,6 +135,50 @@ HEADER = (
     "| clip (camera with the wrong clock) | kind | with | metres | scale % | place m RMS | degrees in 10 s | clock ms | other clocks ms "
     "| pixels, median | points, crossings, road | scale sigma % | processor s (x real time) |\n|" + "---|" * 13
 )
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """What refining exact motion makes of it, and whether `auto` would have kept its hands off."""
+
+    clip: str
+    after: MotionError
+    clocks_ms: float
+    """The largest offset given to a camera whose clock was right."""
+    found: Found
+    kept: bool
+
+
+def spoil(clip: Clip) -> Spoiled | None:
+    """Refines a clip whose poses and clocks are exact; None if there is too little to see."""
+    settings = MotionSettings()
+    pictures = read_pictures(clip, settings.features.max_width_px, rectangles_of_layer(clip, clip.layer("truth")))
+    found = refine(clip, settings, pictures)
+    if found is None:
+        return None
+    verdict = refined_verdict(clip, RefineMotion.AUTO, settings, pictures=pictures)
+    after = MotionError.of(clip, refined_clip(clip, found.state))
+    return Spoiled(clip.name, after, 1e3 * float(np.abs(found.state.clock_s).max()), found, not verdict.refined)
+
+
+def spoiled_table(rows: list[Spoiled]) -> str:
+    """Errors that refining exact motion makes, and what `auto` decides."""
+    lines = [
+        "| clip | scale % | place m RMS | degrees in 10 s | clocks ms | pixels, median | `auto` keeps the exact motion |",
+        "|---|" + "---|" * 6,
+    ]
+    for row in rows:
+        after, px = row.after, f"{row.found.before_px:.3f} -> {row.found.after_px:.3f}"
+        cells = [
+            row.clip,
+            f"{100 * after.scale:+.2f}",
+            f"{after.place_m:.3f}",
+            f"{after.drift_deg_per_10s:.3f}",
+            f"{row.clocks_ms:.1f}",
+            px,
+        ]
+        lines.append("| " + " | ".join([*cells, "yes" if row.kept else "NO"]) + " |")
+    return "\n".join(lines)
 
 
 def summary(rows: list[Row]) -> str:
@@ -166,6 +212,7 @@ def main(
     pandaset: Path | None = None,
     masks_only: bool = False,
     ablate: bool = False,
+    exact: bool = False,
     out: Path | None = None,
 ) -> None:
     """Prints the table and, with --out, writes it.
@@ -180,15 +227,19 @@ def main(
         pandaset: A PandaSet root; its sequences are measured too.
         masks_only: Leave out the runs without masks.
         ablate: Also without crossings and without the road.
+        exact: Also refine the simulated clips from their exact poses.
         out: A Markdown file.
     """
     variants = list(VARIANTS) if ablate else ["all"] if masks_only else ["all", "no masks"]
     rows: list[Row] = []
+    spoiled: list[Spoiled] = []
     print(HEADER)
     if clips:
         simulate(folder / "sim", clips=first + clips, seconds=seconds, hz=10.0, seed=seed, size=size)
         for number, path in list(enumerate(find_clips([folder / "sim"])))[first : first + clips]:
             rows += measure(Clip.open(path), np.random.default_rng([seed, number]), variants, "simulated")
+            one = spoil(Clip.open(path)) if exact else None
+            spoiled += [one] if one is not None else []
     if pandaset is not None:
         import_dataset("pandaset", pandaset, folder / "pandaset", link=True)
         for number, path in enumerate(find_clips([folder / "pandaset"])):
@@ -196,7 +247,8 @@ def main(
             solved = refine(clip, MotionSettings(), movers_px=rectangles_of_layer(clip, clip.layer("truth")))
             for draw in range(2):
                 rows += measure(clip, np.random.default_rng([seed, 1000 + number, draw]), variants, "PandaSet", solved)
-    text = "\n\n".join(["\n".join([HEADER, *map(line_of, rows)]), "Error after over error before:", summary(rows)])
+    parts = ["\n".join([HEADER, *map(line_of, rows)]), "Error after over error before:", summary(rows)]
+    text = "\n\n".join(parts + (["From exact poses:", spoiled_table(spoiled)] if spoiled else []))
     print("\n" + text)
     if out is not None:
         with atomic_file(out) as temporary:

@@ -38,8 +38,9 @@ def _with_all_columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Evidence columns with those that one source may leave out."""
     count = len(arrays["frame"])
     covariance = arrays.get("covariance", np.full((count, 2, 2), np.nan))
+    velocity_std = arrays.get("velocity_std_mps", np.full(count, np.nan))
     source = arrays.get("source", np.full(count, "")).astype(object)
-    return {**arrays, "covariance": covariance, "source": source}
+    return {**arrays, "covariance": covariance, "velocity_std_mps": velocity_std, "source": source}
 
 
 def all_evidence(work: ClipWork) -> Evidence:

@@ -67,7 +67,9 @@ def _fused(evidence: Evidence, covariance: np.ndarray, a: np.ndarray, b: np.ndar
     fused[:, Box3D.Z] = (1 - share[:, 0]) * box[a, Box3D.Z] + share[:, 0] * box[b, Box3D.Z]
     fused[:, SIZE_COLUMNS] = (1 - share) * box[a, SIZE_COLUMNS] + share * box[b, SIZE_COLUMNS]
     fused[:, Box3D.YAW] = yaw
-    columns["class_id"][a] = columns["class_id"][stronger]
+    for name in ("class_id", "velocity_std_mps"):
+        if name in columns:
+            columns[name][a] = columns[name][stronger]
     box[a], score[a], source[a] = fused, 1 - (1 - score[a]) * (1 - score[b]), both
     whole = np.full((len(evidence), 2, 2), np.nan) if evidence.covariance is None else evidence.covariance.copy()
     whole[a] = together

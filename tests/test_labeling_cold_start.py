@@ -153,6 +153,7 @@ def test_two_sources_see_one_car_and_it_is_known_better():
         np.zeros(3, dtype=np.int64),
         np.array([0.8, 0.5, 0.4]),
         np.stack([np.eye(2), np.eye(2), np.eye(2)]),
+        np.array([2.0, 0.5, np.nan]),
         np.array(["lifted", "teacher", "teacher"], dtype=object),
     )
     joined = joined_sources(evidence, TrackingSettings())
@@ -162,6 +163,7 @@ def test_two_sources_see_one_car_and_it_is_known_better():
     np.testing.assert_allclose(joined.box_world[0, :2], [10.5, 0.0])
     np.testing.assert_allclose(joined.covariance[0], np.eye(2) / 2)
     np.testing.assert_allclose(joined.score, [0.9, 0.4])
+    np.testing.assert_array_equal(joined.velocity_std_mps, [2.0, np.nan])  # the velocity is the stronger one's
     np.testing.assert_allclose(joined.box_world[0, 6], 0.1)
     alone = joined_sources(evidence.select(np.array([1, 2])), TrackingSettings())
     assert len(alone) == 2

@@ -9,9 +9,9 @@ import pytest
 
 from labeling.clip_labels import label_clip
 from labeling.motion import stage
-from labeling.motion.adjustment import RoadContacts, adjust
+from labeling.motion.adjustment import RoadContacts, Sigmas, adjust
 from labeling.motion.crossing import match_crossings
-from labeling.motion.features import follow_corners, road_distance
+from labeling.motion.features import flow_sigma_px, follow_corners, road_distance
 from labeling.motion.perturbation import Roughness, roughened
 from labeling.motion.pictures import GreyPictures, read_pictures
 from labeling.motion.refine import Found, fixed_points, refine, triangulate_or_far
@@ -20,7 +20,9 @@ from labeling.motion.sightings import Sightings, reprojection_px, triangulate
 from labeling.motion.state import MotionState, refined_cameras_at, refined_clip, stored_cameras_at
 from labeling.motion.verdict import Verdict, corrected_clip, decide, findings, read_verdict, write_verdict
 from labeling.settings import LabelSettings
-from scenes.clips import Clip, Frame, View
+from scenes.atomic import read_json
+from scenes.boxes import Boxes
+from scenes.clips import Clip, Frame, View, write_clip
 from scenes.errors import ConfigError, DataError
 from scenes.geometry import (
     NS_PER_S,
@@ -32,7 +34,9 @@ from scenes.geometry import (
     rotvec_from_rotation,
     transform_points,
 )
+from scenes.layers import LabelLayer, write_layer_files
 from scenes.rigs import Rig, default_rig, ego_from_cam_looking, pinhole_camera
+from surround4d import main
 
 NO_ROAD = RoadContacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -97,7 +101,7 @@ def test_a_point_is_triangulated_where_two_rays_meet():
     world_from_cam[1, 0, 3] = 2.0
     ray = np.array([[1.0, 0, 5], [-1, 0, 5]]) / np.sqrt(26)
     whole = np.array([0, 1])
-    seen = Sightings(np.zeros(2, np.int64), whole, whole, np.zeros((2, 2)), ray, np.full(2, 100.0))
+    seen = Sightings(np.zeros(2, np.int64), whole, whole, np.zeros((2, 2)), ray, np.full(2, 100.0), np.ones(2))
     points, parallax = triangulate(world_from_cam, seen, 1)
     assert points[0] == pytest.approx([1, 5, 0])
     assert parallax[0] == pytest.approx(1 / 26)  # the square of the sine of half the angle between the rays
@@ -246,12 +250,25 @@ def test_corners_are_followed_and_found_in_the_other_camera_to_a_fraction_of_a_p
     assert (flows.camera[first][found.track] != found.camera).all()
 
 
-def test_a_blank_clip_says_nothing_and_keeps_its_motion(tiny_clip_path):
+def test_a_patch_is_known_as_well_as_its_slopes_stand_out_from_the_noise():
+    grey = np.zeros((40, 40), np.uint8)
+    ramp = 100 + 8 * (np.arange(20) % 14)  # 8 grey levels a pixel, to the right in the left half, downwards in the right half
+    grey[:, :20], grey[:, 20:] = ramp, np.r_[ramp, ramp][:, None]
+    # A window of 12 about the seam: slopes of 8 in half of it each way, so 32 a pixel along the weakest direction, over 144 pixels.
+    # A mean difference of 2 grey levels is noise of 2 * sqrt(pi / 2) = 2.507: 2.507 / sqrt(144 * 32) = 0.0369 px.
+    sigma = flow_sigma_px(grey, np.array([[20.0, 6.0]]), np.array([2.0]), 12)
+    assert sigma[0] == pytest.approx(0.0369, rel=0.15)
+    assert flow_sigma_px(np.full((40, 40), 90, np.uint8), np.array([[20.0, 20.0]]), np.array([2.0]), 12)[0] > 100
+
+
+def test_a_clip_of_two_frames_a_second_is_taken_as_it_is_and_says_why(tiny_clip_path):
     clip = Clip.open(tiny_clip_path)
     assert refine(clip, MotionSettings()) is None
     verdict = decide(clip, None, RefineMotion.ON, DecisionSettings())
-    assert not verdict.refined and "not checked" in verdict.reason
+    assert not verdict.refined and "ego motion not checked, its frames are 0.50 s apart" in verdict.reason
     assert corrected_clip(clip, verdict) is clip
+    results = label_clip(tiny_clip_path, LabelSettings("auto@slow", evidence="truth", refine_motion=RefineMotion.AUTO, pictures=False))
+    assert "3.3 frames a second" in str(next(result.notes for result in results if result.name == "motion"))
 
 
 def test_a_camera_without_pictures_is_left_out():
@@ -265,7 +282,7 @@ def test_a_camera_without_pictures_is_left_out():
 
 def found_with(clip: Clip, state: MotionState, before_px: float, after_px: float) -> Found:
     nothing = sightings_of(clip, points_around(clip, 4))
-    return Found(state, nothing, np.zeros((4, 3)), before_px, after_px, 0.003, 400, 90, 10)
+    return Found(state, nothing, np.zeros((4, 3)), before_px, after_px, Sigmas(0.003, 0.0005, np.full(8, 0.001)), 400, 90, 10)
 
 
 def test_rough_motion_is_replaced_good_motion_kept_and_hopeless_clips_refused():
@@ -312,3 +329,36 @@ def test_labels_made_with_refined_motion_fit_the_recorded_poses(tiny_clip_path, 
         assert boxes.box[order[0], 7:9] == pytest.approx([4.0, 0.0], abs=0.5)
     label_clip(tiny_clip_path, LabelSettings("auto@still", evidence="truth", refine_motion=RefineMotion.OFF))
     assert not (tiny_clip_path / "labeling" / "auto@still" / "motion.npz").exists()
+
+
+def write_wall_clip(path: Path, shake_px: int) -> Path:
+    """The drive towards the painted wall as a clip; every picture is shifted by up to so many pixels, each its own way."""
+    drive_clip, rng = drive(8, two_front_cameras(), speed_mps=5.0, turn_radps=1e-6), np.random.default_rng(5)
+    pictures, behind = wall_pictures(drive_clip), Boxes.make([[-15.0, 0, 0.8, 4.5, 1.9, 1.6, 0.0, 0, 0]], [0], track_id=[1])
+    with write_clip(path, path.name, drive_clip.rig, drive_clip.trajectory, {}) as writer:
+        write_layer_files(writer.layer_folder("truth"), LabelLayer("truth", dict.fromkeys(range(8), behind), [], {}))
+        for frame in drive_clip.frames:
+            for index, (name, view) in enumerate(frame.views.items()):
+                shaken = np.roll(pictures.pictures[frame.index, index], rng.integers(-shake_px, shake_px + 1, 2), (0, 1))
+                image = writer.write_image(name, frame.index, np.repeat(shaken[..., None], 3, axis=2))
+                frame.views[name] = replace(view, image=image)
+            writer.add_frame(frame.timestamp_ns, frame.world_from_ego, list(frame.views.values()))
+    return path
+
+
+def test_a_clip_whose_pictures_no_motion_explains_is_quarantined_and_the_job_goes_on(tmp_path, capsys):
+    for name, shake_px in (
+        ("firm", 0),
+        ("loose", 4),
+    ):  # two loose cameras shake apart: no path of the vehicle, clock or mount explains that
+        write_wall_clip(tmp_path / name, shake_px)
+    told = ["--layer", "auto@q", "--evidence", "truth", "--refine-motion", "on", "--no-pictures"]
+    assert main(["label", str(tmp_path), *told]) == 2
+    capsys.readouterr()
+    report = read_json(tmp_path / "labeling" / "auto@q.json")
+    failures = [outcome["failure"] for outcome in report["clips"]]
+    assert failures[0] in (None, "") and "loose: quarantined: expected fixed points within 1 pixel (median)" in failures[1]
+    assert "calibrate the rig again, correct the poses, or label with --refine-motion off" in failures[1]
+    assert Clip.open(tmp_path / "firm").layer_names == ["auto@q", "truth"] and Clip.open(tmp_path / "loose").layer_names == ["truth"]
+    assert main(["label", str(tmp_path), *told[:-3], "--refine-motion", "off", "--no-pictures"]) == 0  # the remedy that the sentence names
+    capsys.readouterr()

@@ -98,6 +98,18 @@ def test_a_slow_pedestrian_is_not_static():
     assert np.median(track.box_world[:, Box3D.VY]) == pytest.approx(1.2, abs=0.1)
 
 
+def test_a_velocity_that_its_source_knows_well_says_that_somebody_walks():
+    vague = np.tile(4.0 * np.eye(2), (6, 1, 1))  # each place to 2 m: 3 m of way in 2.5 s are no proof
+    unknown, _ = scene([(PEDESTRIAN, 8, -3, 0.0, 1.2)], frames=6, noise_m=0.1)
+    unknown = replace(unknown, covariance=vague)
+    told = unknown.box_world.copy()
+    told[:, Box3D.VX :] = 0.0, 1.2
+    usual = replace(unknown, box_world=told)
+    sure = replace(usual, velocity_std_mps=np.full(6, 0.5))
+    assert [labels(evidence)[0].is_static for evidence in (unknown, usual, sure)] == [True, True, False]
+    assert np.median(labels(sure)[0].box_world[:, Box3D.VY]) == pytest.approx(1.2, abs=0.1)
+
+
 def test_flipped_headings_are_repaired_and_follow_the_path():
     evidence, _ = scene([(CAR, 0, 5, 6, 0), (CAR, 20, -6, 0, 0)], flips=(2, 3, 9, 14))
     for track in labels(evidence):

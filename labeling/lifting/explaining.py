@@ -26,6 +26,8 @@ ALONG_COS = 0.7
 """... if it stands along the road at all (cosine)."""
 FEWEST_TO_DRIVE = 4
 SHORTEST_DRIVE_S = 0.4
+LEAST_VELOCITY_STD_MPS = 0.5
+"""See `velocity_std`."""
 ALIKE_AT_MOST = 4.0
 """However many rectangles agree, their common error (outline, road, calibration) is that of this many independent ones."""
 
@@ -50,6 +52,8 @@ class Explained:
     cost: float
     misfit: float
     is_static: bool
+    velocity_std_mps: float = float("nan")
+    """Per axis, of a driving explanation's velocities."""
 
     @property
     def kind(self) -> int:
@@ -188,7 +192,8 @@ def explain(scene: Scene, chain: np.ndarray, class_id: int, standing: Fit, k: in
         unsure = _honest(scene, chain, fit.covariance[[0, -1], :2, :2]).sum(axis=0)
         unsure_m = float(np.sqrt(apart @ unsure @ apart)) / max(moved_m, 1e-6)
         sure = moved_m > motion.moves_m + motion.moves_sigma * unsure_m
-        if sure and float(standing.cost[k]) - fit.cost > motion.moves_chi2:
+        refuted = float(standing.misfit[k]) > motion.refuted_misfit and fit.misfit < 0.5 * float(standing.misfit[k])
+        if (sure or (refuted and moved_m > motion.moves_m)) and float(standing.cost[k]) - fit.cost > motion.moves_chi2:
             return _explained_driving(scene, chain, class_id, frames, fit)
     return explained_standing(scene, chain, class_id, standing, k)
 
@@ -233,7 +238,19 @@ def _explained_driving(scene: Scene, chain: np.ndarray, class_id: int, frames: n
     box = np.stack([_box_of(scene, body) for body in bodies])
     box[:, Box3D.VX :] = path_velocity(fit.path[:, :2], scene.time_s[frames])
     covariance = _honest(scene, chain, fit.covariance[:, :2, :2])
-    return Explained(chain, class_id, frames, box, covariance, bodies[len(bodies) // 2], np.zeros((7, 7)), fit.cost, fit.misfit, False)
+    span_s = max(float(scene.time_s[frames[-1]] - scene.time_s[frames[0]]), 1e-3)
+    std_mps = velocity_std(covariance[[0, -1]], span_s)
+    body, unknown = bodies[len(bodies) // 2], np.zeros((7, 7))
+    return Explained(chain, class_id, frames, box, covariance, body, unknown, fit.cost, fit.misfit, False, std_mps)
+
+
+def velocity_std(covariance: np.ndarray, span_s: float) -> float:
+    """m/s per axis of a path whose ends have covariances (2, 2, 2): what both ends may be off, over the time between them.
+
+    Never less than `LEAST_VELOCITY_STD_MPS`: within its path an object may be faster and slower than on the whole.
+    """
+    off2_m2 = float(np.trace(covariance.sum(axis=0))) / 2
+    return max(np.sqrt(off2_m2) / span_s, LEAST_VELOCITY_STD_MPS)
 
 
 def _honest(scene: Scene, chain: np.ndarray, covariance: np.ndarray) -> np.ndarray:

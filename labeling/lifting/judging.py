@@ -88,10 +88,11 @@ def lifted_evidence(
         seen = np.isin(track.frames, scene.observations.frame[track.rows])
         score = score_for(box_probabilities(track, scene)[seen], confidence[track.class_id])
         told = np.full(seen.sum(), "+".join(np.unique(source[track.rows])), dtype=object)
-        rows.append((track.frames[seen], track.box_world[seen], np.full(seen.sum(), track.class_id), score, track.covariance[seen], told))
+        same = (np.full(seen.sum(), value) for value in (track.class_id, track.velocity_std_mps))
+        rows.append((track.frames[seen], track.box_world[seen], *same, score, track.covariance[seen], told))
     whole = np.zeros(0, dtype=np.int64)
-    nothing = (whole, np.zeros((0, 9)), whole, np.zeros(0), np.zeros((0, 2, 2)), np.zeros(0, dtype=object))
-    frame, box, class_id, score, covariance, told = (np.concatenate(part) for part in zip(nothing, *rows, strict=True))
+    nothing = (whole, np.zeros((0, 9)), whole, np.zeros(0), np.zeros(0), np.zeros((0, 2, 2)), np.zeros(0, dtype=object))
+    frame, box, class_id, velocity_std, score, covariance, told = (np.concatenate(part) for part in zip(nothing, *rows, strict=True))
     order = np.argsort(frame, kind="stable")
     return Evidence(
         timestamps_ns,
@@ -101,5 +102,6 @@ def lifted_evidence(
         class_id[order],
         score[order],
         covariance[order],
+        velocity_std[order],
         told[order],
     )

@@ -99,7 +99,9 @@ class MotionPriors:
     moves_m: float = 1.0
     """Least distance between the ends of a moving path, and ..."""
     moves_sigma: float = 2.0
-    """... how many of its standard deviations come on top."""
+    """... how many of its standard deviations come on top; that is not asked for where standing is out of the question: ..."""
+    refuted_misfit: float = 1.5
+    """... where the edges are off by so many standard deviations (root mean square), and by less than half of that if it moves."""
 
 
 @dataclass(frozen=True)

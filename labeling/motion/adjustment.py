@@ -30,14 +30,30 @@ class RoadContacts:
 
 
 @dataclass(frozen=True)
+class Sigmas:
+    """How well a solution is known (standard deviations); NaN if it was not asked for, or if the problem is singular."""
+
+    scale: float
+    """Of the log scale."""
+    turn_rad: float
+    """Of the last pose's rotation against the first one's."""
+    clock_s: np.ndarray
+    """(N,)."""
+
+    @staticmethod
+    def unknown(cameras: int) -> "Sigmas":
+        """Nothing is known."""
+        return Sigmas(float("nan"), float("nan"), np.full(cameras, np.nan))
+
+
+@dataclass(frozen=True)
 class Adjusted:
     """What the solver found."""
 
     state: MotionState
     points_world: np.ndarray
     """(P, 3)."""
-    scale_sigma: float
-    """Standard deviation of the log scale; 0 if it was not asked for, NaN if the problem is singular."""
+    sigmas: "Sigmas"
     iterations: int
 
 
@@ -64,7 +80,7 @@ def adjust(
         road: Points that lie on the road.
         priors: How much is believed beforehand.
         iterations: At most.
-        with_sigma: Also ask for the uncertainty of the scale (costs about one iteration).
+        with_sigma: Also ask how well it is known (costs about one iteration).
     """
     gtsam = load_gtsam()
     from labeling.motion.ray_errors import RayErrors
@@ -79,8 +95,8 @@ def adjust(
     errors = RayErrors(clip, sightings, unknowns, state, priors.pixel_px)
     errors.add_to(graph)
     values, used = _descend(graph, values, errors, unknowns, iterations)
-    sigma = _scale_sigma(gtsam, graph, values, unknowns) if with_sigma else 0.0
-    return Adjusted(unknowns.state(values, state), unknowns.points(values), sigma, used)
+    sigmas = _sigmas(gtsam, graph, values, unknowns) if with_sigma else Sigmas.unknown(len(clip.rig))
+    return Adjusted(unknowns.state(values, state), unknowns.points(values), sigmas, used)
 
 
 def _descend(graph, values, errors, unknowns, iterations: int):
@@ -145,9 +161,10 @@ def _add_rig(graph, unknowns, priors: PriorSettings) -> None:
 
     huber = noiseModel.mEstimator.Huber.Create(1.0)
     clock_noise = noiseModel.Robust.Create(huber, noiseModel.Isotropic.Sigma(1, priors.clock_s))
+    mount_noise = noiseModel.Robust.Create(huber, noiseModel.Isotropic.Sigma(3, priors.rotation_rad))
     for clock, rotation in zip(unknowns.clock, unknowns.rotation, strict=True):
         graph.add(PriorFactorVector(clock, np.zeros(1), clock_noise))
-        graph.add(PriorFactorVector(rotation, np.zeros(3), noiseModel.Isotropic.Sigma(3, priors.rotation_rad)))
+        graph.add(PriorFactorVector(rotation, np.zeros(3), mount_noise))
     graph.add(PriorFactorVector(unknowns.scale, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.scale)))
     graph.add(PriorFactorVector(unknowns.drift, np.zeros(3), noiseModel.Isotropic.Sigma(3, priors.drift_rad_per_s)))
     graph.add(PriorFactorVector(unknowns.height, np.zeros(1), noiseModel.Isotropic.Sigma(1, priors.road_height_m)))
@@ -175,11 +192,15 @@ def _add_road(graph, unknowns, road: RoadContacts, priors: PriorSettings) -> Non
         graph.add(CustomFactor(noise, list(keys), road_error(keys)))
 
 
-def _scale_sigma(gtsam, graph, values, unknowns) -> float:
+def _sigmas(gtsam, graph, values, unknowns) -> Sigmas:
     try:
-        return float(np.sqrt(gtsam.Marginals(graph, values).marginalCovariance(unknowns.scale)[0, 0]))
+        marginals = gtsam.Marginals(graph, values)
+        turn = marginals.marginalCovariance(unknowns.ego[-1])[:3, :3]
+        clocks = [marginals.marginalCovariance(key)[0, 0] for key in unknowns.clock]
+        scale = marginals.marginalCovariance(unknowns.scale)[0, 0]
+        return Sigmas(float(np.sqrt(scale)), float(np.sqrt(np.trace(turn))), np.sqrt(np.array(clocks)))
     except RuntimeError:  # singular: the clip does not tell
-        return float("nan")
+        return Sigmas.unknown(len(unknowns.clock))
 
 
 def road_contacts(clip: Clip, state: MotionState, sightings: Sightings, points_world: np.ndarray, parallax: np.ndarray,

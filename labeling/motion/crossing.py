@@ -134,7 +134,7 @@ def match_crossings(
         if len(rows.row):
             pixel, good = _search(clip, pictures, sightings, points_world, cameras_at, rows, height, settings, search_px)
             track = sightings.track[rows.row[good]]
-            parts.append((track, rows.frame[good], rows.camera[good], pixel[good]))
+            parts.append((track, rows.frame[good], rows.camera[good], pixel[good], sightings.spread[rows.row[good]]))
     if not parts:
         return sightings.select(np.zeros(0, np.int64))
     return Sightings.of_pixels(clip.rig, *(np.concatenate(column) for column in zip(*parts, strict=True)))

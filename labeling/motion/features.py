@@ -26,6 +26,8 @@ class _Live:
     track: np.ndarray
     pixel: np.ndarray
     """(L, 2) in followed pixels, float32."""
+    sigma_px: np.ndarray
+    """(L,) of the latest step, see `flow_sigma_px`; 0 for new ones."""
     age: np.ndarray
     origin_world: np.ndarray
     """(L, 3) camera centre where the corner was first seen ..."""
@@ -55,19 +57,27 @@ def follow_corners(clip: Clip, pictures: GreyPictures, world_from_cam: np.ndarra
     """
     parts, begin = [], 0
     for index, camera in enumerate(clip.rig.cameras):
-        track, frame, pixel = _follow_camera(clip, camera, index, pictures, world_from_cam[:, index], settings)
+        track, frame, pixel, sigma_px = _follow_camera(clip, camera, index, pictures, world_from_cam[:, index], settings)
         own = pictures.to_own(index, pixel)
-        parts.append((track + begin, frame, np.full(len(track), index), own))
+        parts.append((track + begin, frame, np.full(len(track), index), own, sigma_px))
         begin += int(track.max()) + 1 if len(track) else 0
-    track, frame, camera_index, pixel = (np.concatenate(column) for column in zip(*parts, strict=True))
-    often = np.bincount(track, minlength=begin)[track] >= 2 if len(track) else np.zeros(0, dtype=bool)
-    return Sightings.of_pixels(clip.rig, track[often], frame[often], camera_index[often], pixel[often]).renumbered()
+    track, frame, camera_index, pixel, sigma_px = (np.concatenate(column) for column in zip(*parts, strict=True))
+    steps = np.maximum(np.bincount(track, minlength=begin) - 1, 0)
+    spread = spread_of(np.bincount(track, sigma_px, minlength=begin) / np.maximum(steps, 1), settings)
+    often = steps[track] >= 1
+    columns = (column[often] for column in (track, frame, camera_index, pixel, spread[track]))
+    return Sightings.of_pixels(clip.rig, *columns).renumbered()
+
+
+def spread_of(sigma_px: np.ndarray, settings: FeatureSettings) -> np.ndarray:
+    """(P,) `Sightings.spread` of tracks whose steps are known to `sigma_px` (P,) on average: weak patches err far more than noise says."""
+    return np.maximum(sigma_px / settings.sharp_sigma_px, 1.0) ** 3
 
 
 def _follow_camera(
     clip: Clip, camera: Camera, index: int, pictures: GreyPictures, world_from_cam: np.ndarray, settings: FeatureSettings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    rows: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0))]
     live, before, next_track = _none_live(), -1, 0
     factor = pictures.factor[index]
     lens = camera.resize(int(camera.width_px // factor), int(camera.height_px // factor))
@@ -84,14 +94,14 @@ def _follow_camera(
         started = _start(lens, fresh, next_track, world_from_cam[frame], clip.frames[frame].world_from_ego)
         next_track += len(fresh)
         live, before = live.join(started), frame
-        rows.append((live.track, np.full(len(live.track), frame), live.pixel.astype(np.float64)))
-    track, frames, pixel = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return track, frames, pixel
+        rows.append((live.track, np.full(len(live.track), frame), live.pixel.astype(np.float64), live.sigma_px))
+    track, frames, pixel, sigma_px = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return track, frames, pixel, sigma_px
 
 
 def _none_live() -> _Live:
     nothing = np.zeros((0, 3))
-    return _Live(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros(0, np.int64), nothing, nothing, nothing)
+    return _Live(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros(0), np.zeros(0, np.int64), nothing, nothing, nothing)
 
 
 def _step(lens: Camera, live: _Live, grey: np.ndarray, next_grey: np.ndarray, world_from_cam: np.ndarray, world_from_next: np.ndarray,
@@ -102,15 +112,30 @@ def _step(lens: Camera, live: _Live, grey: np.ndarray, next_grey: np.ndarray, wo
     guess = (live.pixel + np.where(np.isfinite(there - here), there - here, 0)).astype(np.float32)
     size = np.array([lens.width_px, lens.height_px])
     window = {"winSize": (settings.window_px, settings.window_px), "maxLevel": 2, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-    found, good, _ = cv2.calcOpticalFlowPyrLK(grey, next_grey, live.pixel, guess.copy(), **window)  # type: ignore[call-overload]
+    found, good, mismatch = cv2.calcOpticalFlowPyrLK(grey, next_grey, live.pixel, guess.copy(), **window)  # type: ignore[call-overload]
     back, good_back, _ = cv2.calcOpticalFlowPyrLK(next_grey, grey, found, live.pixel.copy(), **window)  # type: ignore[call-overload]
     inside = ((found > 2) & (found < size - 3)).all(axis=1)
     stays = np.linalg.norm(back - live.pixel, axis=1) < settings.forth_back_px
-    keep = (good[:, 0] > 0) & (good_back[:, 0] > 0) & inside & stays
+    sigma_px = flow_sigma_px(grey, live.pixel, mismatch[:, 0], settings.window_px)
+    keep = (good[:, 0] > 0) & (good_back[:, 0] > 0) & inside & stays & (sigma_px < settings.most_sigma_px)
     live, found = live.select(keep), found[keep]
-    live.pixel, live.age = found, live.age + 1
+    live.pixel, live.sigma_px, live.age = found, sigma_px[keep], live.age + 1
     live.point_world = _better_points(live, world_from_next, lens.unproject(found))
     return live
+
+
+def flow_sigma_px(grey: np.ndarray, pixel: np.ndarray, mismatch: np.ndarray, window_px: int) -> np.ndarray:
+    """(L,) standard deviation of a followed patch along its weakest direction, for patches at pixels (L, 2).
+
+    Least squares over the window: noise over the root of the sum of squared slopes. The noise is the patches' own `mismatch` (L,), their
+    mean absolute difference in grey levels, so that what noise and coarse sampling leave of a patch counts. Weak patches do not only
+    scatter: they stick to the picture's own pattern and fall behind, which looks like a shorter way.
+    """
+    slope2 = cv2.cornerMinEigenVal(grey, window_px) * (255.0 / 2) ** 2  # OpenCV's scale: the mean squared slope over the window
+    height, width = grey.shape
+    column, row = np.clip(np.round(pixel).astype(np.int64), 0, [width - 1, height - 1]).T
+    noise = mismatch * np.sqrt(np.pi / 2)
+    return noise / (window_px * np.sqrt(np.maximum(slope2[row, column], 1e-9)))
 
 
 def _better_points(live: _Live, world_from_cam: np.ndarray, ray_cam: np.ndarray) -> np.ndarray:
@@ -129,7 +154,8 @@ def _start(lens: Camera, pixel: np.ndarray, first_track: int, world_from_cam: np
     origin = np.repeat(world_from_cam[None, :3, 3], len(pixel), axis=0)
     depth = np.minimum(road_distance(origin, ray, world_from_ego), FAR_M)
     point = origin + depth[:, None] * ray
-    return _Live(first_track + np.arange(len(pixel)), pixel, np.zeros(len(pixel), np.int64), origin, ray, point)
+    new = np.zeros(len(pixel), np.int64)
+    return _Live(first_track + np.arange(len(pixel)), pixel, new.astype(np.float64), new, origin, ray, point)
 
 
 def road_distance(origin_world: np.ndarray, ray_world: np.ndarray, world_from_ego: np.ndarray) -> np.ndarray:

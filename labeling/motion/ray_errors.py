@@ -24,7 +24,7 @@ class RayErrors:
 
     def __init__(self, clip: Clip, sightings: Sightings, unknowns: Unknowns, like: MotionState, pixel_px: float) -> None:
         self.sightings, self.unknowns, self.like = sightings, unknowns, like
-        self.focal = sightings.px_per_rad / pixel_px
+        self.focal = sightings.px_per_rad / (pixel_px * sightings.spread)
         self.look_from_cam = np.swapaxes(look_along(sightings.ray_cam), 1, 2)
         cameras = len(clip.rig)
         self.picture, self.picture_of = np.unique(sightings.frame * cameras + sightings.camera, return_inverse=True)

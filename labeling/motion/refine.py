@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from labeling.motion.adjustment import Adjusted, RoadContacts, adjust, road_contacts
+from labeling.motion.adjustment import Adjusted, RoadContacts, Sigmas, adjust, road_contacts
 from labeling.motion.consistency import agreeing, doubts, measure_crossings, vote_on_clocks
 from labeling.motion.crossing import match_crossings
 from labeling.motion.features import follow_corners, road_distance
@@ -40,7 +40,7 @@ class Found:
     """Median reprojection error of everything that was followed and may stand still, with the stored motion ..."""
     after_px: float
     """... and with the refined one."""
-    scale_sigma: float
+    sigmas: Sigmas
     num_tracks: int
     num_crossings: int
     """Sightings of a point by another camera than the one that followed it."""
@@ -68,7 +68,12 @@ def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None =
 
 def can_be_followed(clip: Clip, settings: FeatureSettings) -> bool:
     """Whether there are enough frames, near enough to each other."""
-    return len(clip) >= 3 and float(np.median(np.diff(frame_stamps(clip)))) / NS_PER_S <= settings.longest_step_s
+    return len(clip) >= 3 and frame_step_s(clip) <= settings.longest_step_s
+
+
+def frame_step_s(clip: Clip) -> float:
+    """The usual time between two frames (median)."""
+    return float(np.median(np.diff(frame_stamps(clip)))) / NS_PER_S
 
 
 def median_error_px(clip: Clip, flows: Sightings, state: MotionState, settings: FeatureSettings) -> float:
@@ -149,7 +154,7 @@ def thinned(sightings: Sightings, parallax: np.ndarray, most_tracks: int, clip: 
     """The most telling tracks of each camera, and of each track some sightings spread over its time; track numbers stay."""
     length = np.bincount(sightings.track, minlength=len(parallax))
     first = np.unique(sightings.track, return_index=True)[1]
-    worth = np.minimum(length, 30) * (0.3 + np.minimum(np.sqrt(np.maximum(parallax, 0)) / 0.05, 1.0))
+    worth = np.minimum(length, 30) * (0.3 + np.minimum(np.sqrt(np.maximum(parallax, 0)) / 0.05, 1.0)) / sightings.spread[first]
     quota = max(1, most_tracks // len(clip.rig))
     chosen = np.zeros(len(parallax), dtype=bool)
     for camera in range(len(clip.rig)):
@@ -185,6 +190,4 @@ def _solve(clip: Clip, sightings: Sightings, state: MotionState, settings: Motio
     first = np.unique(sightings.track, return_index=True)[1]
     crossings = int((sightings.camera != sightings.camera[first][sightings.track]).sum())
     nan = float("nan")
-    return Found(
-        found.state, sightings, found.points_world, nan, nan, found.scale_sigma, sightings.num_tracks, crossings, len(road.track)
-    )  # fmt: skip
+    return Found(found.state, sightings, found.points_world, nan, nan, found.sigmas, sightings.num_tracks, crossings, len(road.track))

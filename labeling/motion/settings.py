@@ -21,15 +21,19 @@ class RefineMotion(Enum):
 class FeatureSettings:
     """Which corners are followed, and how far."""
 
-    corners_per_camera: int = 220
+    corners_per_camera: int = 350
     """Corners alive in one picture."""
-    min_distance_px: float = 9.0
+    min_distance_px: float = 7.0
     """Between corners, in a picture 528 pixels wide; grows with the width."""
     quality: float = 0.01
     """Weakest corner, relative to the strongest of its part of the picture."""
     window_px: int = 13
     """Side of the patch that is followed."""
-    forth_back_px: float = 0.5
+    sharp_sigma_px: float = 0.08
+    """A patch whose place follows from noise and slopes this exactly is a sharp corner; others count less, and ..."""
+    most_sigma_px: float = 0.12
+    """... those that are known less exactly than this are given up."""
+    forth_back_px: float = 0.2
     """A patch followed forth and back must return this near."""
     horizon_clearance_rad: float = 0.03
     """Rays pointing down more than this meet the road: what they see is not behind it."""
@@ -84,18 +88,14 @@ class PriorSettings:
     """Common relative error of all stored step lengths."""
     clock_s: float = 0.002
     """Camera clocks: most are right, some are far off, so larger errors count linearly (Huber)."""
-    rotation_rad: float = 0.0035
-    """Rotation of a camera against its calibration: 0.2 degrees."""
-    view_rotation_rad: float = 0.0003
-    """Jitter of one picture against its clock and mount ..."""
-    view_translation_m: float = 0.003
-    """... and its place."""
+    rotation_rad: float = 0.0009
+    """Rotation of a camera against its calibration: 0.05 degrees for most, and larger errors count linearly (Huber)."""
     road_height_m: float = 0.005
     """Common error of the cameras' height over the road."""
     road_point_m: float = 0.03
     """A point of the road's surface against the plane under the vehicle."""
-    pixel_px: float = 0.5
-    """Where a corner is found."""
+    pixel_px: float = 0.25
+    """Where a sharp corner is found."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,13 @@ class DecisionSettings:
     quarantine_px: float = 1.0
     """A clip whose median reprojection error stays above this is quarantined."""
     rough_scale: float = 0.005
-    """Stored motion is rough from this error of its scale on, ..."""
+    """Stored motion is rough from this error of its scale on, if it is `sure_sigmas` standard deviations as well, ..."""
     rough_rotation_rad_per_s: float = 0.0005
     """... this drift (0.3 degrees in 10 s), ..."""
     rough_clock_s: float = 0.006
-    """... or this clock offset of one camera."""
+    """... or this clock offset of one camera, both beyond their own uncertainty likewise."""
+    sure_sigmas: float = 2.0
+    """Standard deviations (of corners that err independently) beyond which a finding is believed."""
     min_tracks: int = 60
     """Fewer static points say nothing: the stored motion is kept."""
 
@@ -124,7 +126,7 @@ class MotionSettings:
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     rounds: int = 2
     """Matching between cameras and solving, so many times: better motion finds more matches."""
-    max_tracks: int = 3500
+    max_tracks: int = 2600
     """Points in the adjustment."""
     use_crossings: bool = True
     """Follow points from camera to camera (the rig's baselines give the scale and the clocks)."""

@@ -1,6 +1,6 @@
 """Which fixed points of the world were seen where, and how well do poses explain it?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,20 +25,21 @@ class Sightings:
     """(S, 3) unit rays through the true lens."""
     px_per_rad: np.ndarray
     """(S,) how many pixels a small angle is at that place of the picture."""
+    spread: np.ndarray
+    """(S,) how many times less exactly than a sharp corner it was found, from 1 on."""
 
     def __len__(self) -> int:
         return len(self.track)
 
     def select(self, index) -> "Sightings":
         """The rows of a mask or an index array."""
-        return Sightings(*(getattr(self, name)[index] for name in ("track", "frame", "camera", "pixel_px", "ray_cam", "px_per_rad")))
+        return Sightings(*(value[index] for value in vars(self).values()))
 
     def renumbered(self) -> "Sightings":
         """The same rows sorted by track, tracks numbered from 0 without gaps."""
         order = np.lexsort((self.camera, self.frame, self.track))
         rows = self.select(order)
-        track = np.unique(rows.track, return_inverse=True)[1]
-        return Sightings(track.astype(np.int64), rows.frame, rows.camera, rows.pixel_px, rows.ray_cam, rows.px_per_rad)
+        return replace(rows, track=np.unique(rows.track, return_inverse=True)[1].astype(np.int64))
 
     @property
     def num_tracks(self) -> int:
@@ -46,20 +47,22 @@ class Sightings:
         return int(self.track.max()) + 1 if len(self) else 0
 
     @staticmethod
-    def of_pixels(rig: Rig, track: np.ndarray, frame: np.ndarray, camera: np.ndarray, pixel_px: np.ndarray) -> "Sightings":
-        """Sightings from pixels: rays and angular resolution follow from the lenses."""
+    def of_pixels(
+        rig: Rig, track: np.ndarray, frame: np.ndarray, camera: np.ndarray, pixel_px: np.ndarray, spread: np.ndarray | None = None
+    ) -> "Sightings":  # fmt: skip
+        """Sightings from pixels: rays and angular resolution follow from the lenses; sharp ones if nothing else is said."""
         ray, px_per_rad = np.zeros((len(track), 3)), np.ones(len(track))
         for index, lens in enumerate(rig.cameras):
             rows = camera == index
             if rows.any():
                 ray[rows], px_per_rad[rows] = rays_and_resolution(lens, pixel_px[rows])
-        return Sightings(np.asarray(track, np.int64), np.asarray(frame, np.int64), np.asarray(camera, np.int64), pixel_px, ray, px_per_rad)
+        track, frame, camera = (np.asarray(number, np.int64) for number in (track, frame, camera))
+        return Sightings(track, frame, camera, pixel_px, ray, px_per_rad, np.ones(len(track)) if spread is None else spread)
 
     @staticmethod
     def join(parts: "list[Sightings]") -> "Sightings":
         """All rows of several, in order; track numbers as they are."""
-        names = ("track", "frame", "camera", "pixel_px", "ray_cam", "px_per_rad")
-        return Sightings(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return Sightings(*(np.concatenate(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def rays_and_resolution(camera: Camera, pixel_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from labeling.lifting.image_boxes import read_image_boxes
 from labeling.motion.masks import rectangles_of_boxes2d, rectangles_of_layer
-from labeling.motion.pictures import Rectangles, read_pictures
+from labeling.motion.pictures import GreyPictures, Rectangles, read_pictures
 from labeling.motion.refine import can_be_followed, refine
 from labeling.motion.settings import MotionSettings, RefineMotion
 from labeling.motion.verdict import Verdict, corrected_clip, decide, findings, is_rough, read_verdict, write_verdict
@@ -17,26 +17,28 @@ QUICK_TRACKS, QUICK_CORNERS = 500, 70
 """With `auto` a look at so many points comes first; the whole work follows where it finds the motion rough."""
 
 
-def refined_verdict(clip: Clip, mode: RefineMotion, settings: MotionSettings, movers_px: Rectangles | None = None) -> Verdict:
-    """What is to be made of a clip's motion; raises `DataError` for a clip to be quarantined."""
+def refined_verdict(
+    clip: Clip, mode: RefineMotion, settings: MotionSettings, movers_px: Rectangles | None = None, pictures: GreyPictures | None = None
+) -> Verdict:  # fmt: skip
+    """What is to be made of a clip's motion; raises `DataError` for a clip to be quarantined. `pictures` if they were read already."""
     if not can_be_followed(clip, settings.features):
-        return decide(clip, None, mode, settings.decision)
-    pictures = read_pictures(clip, settings.features.max_width_px, movers_px)
+        return decide(clip, None, mode, settings.decision, settings.features)
+    pictures = pictures or read_pictures(clip, settings.features.max_width_px, movers_px)
     if mode is RefineMotion.AUTO:
         features = replace(settings.features, corners_per_camera=min(QUICK_CORNERS, settings.features.corners_per_camera))
         quick = refine(clip, replace(settings, features=features, max_tracks=QUICK_TRACKS, rounds=1), pictures)
         limits = settings.decision
         if quick is None:
-            return decide(clip, None, mode, limits)
-        if quick.before_px < limits.quarantine_px and not is_rough(findings(clip, quick.state), quick.scale_sigma, limits):
+            return decide(clip, None, mode, limits, settings.features)
+        if quick.before_px < limits.quarantine_px and not is_rough(findings(clip, quick.state), quick.sigmas, limits):
             return decide(clip, quick, mode, limits)
-    return decide(clip, refine(clip, settings, pictures), mode, settings.decision)
+    return decide(clip, refine(clip, settings, pictures), mode, settings.decision, settings.features)
 
 
 def _motion(work: ClipWork, path: Path) -> dict[str, float]:
     settings = work.settings
     verdict = refined_verdict(work.recorded, settings.refine_motion, settings.motion, _movers(work))
-    if verdict.refined:
+    if verdict.refined or not verdict.num_tracks or settings.refine_motion is RefineMotion.ON:
         work.notes.append(verdict.reason)
     write_verdict(path, work.recorded, verdict)
     return {"refined": int(verdict.refined), "fixed_points": verdict.num_tracks}

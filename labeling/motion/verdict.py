@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from labeling.motion.refine import Found
-from labeling.motion.settings import DecisionSettings, RefineMotion
+from labeling.motion.adjustment import Sigmas
+from labeling.motion.refine import Found, frame_step_s
+from labeling.motion.settings import DecisionSettings, FeatureSettings, RefineMotion
 from labeling.motion.state import MotionState, capture_stamps, frame_stamps, refined_clip, refined_ego_at
 from labeling.stages import read_arrays, write_arrays
 from scenes.clips import Clip
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, invert_rigid, rotvec_from_rotation
+
+DEFAULT_FEATURES = FeatureSettings()
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Findings:
     """Turning that the stored motion has too much or too little, on average over the clip."""
     clock_s: np.ndarray
     """(N,) true minus stored capture time."""
+    seconds: float
+    """Length of the clip."""
 
 
 def findings(clip: Clip, state: MotionState) -> Findings:
@@ -49,25 +54,41 @@ def findings(clip: Clip, state: MotionState) -> Findings:
     turned = rotvec_from_rotation((invert_rigid(ways[0]) @ ways[1])[:3, :3])
     stamps = frame_stamps(clip)
     seconds = max(float(stamps[-1] - stamps[0]) / NS_PER_S, 1e-3)
-    return Findings(1 / state.scale - 1, float(np.linalg.norm(turned)) / seconds, state.clock_s)
+    return Findings(1 / state.scale - 1, float(np.linalg.norm(turned)) / seconds, state.clock_s, seconds)
 
 
-def is_rough(found: Findings, scale_sigma: float, settings: DecisionSettings) -> bool:
-    """Whether the stored motion is worse than what pictures tell; a scale counts beyond its own standard deviation."""
-    return (
-        abs(found.scale) > max(settings.rough_scale, scale_sigma)
-        or found.drift_rad_per_s > settings.rough_rotation_rad_per_s
-        or float(np.abs(found.clock_s).max()) > settings.rough_clock_s
+def is_rough(found: Findings, sigmas: Sigmas, settings: DecisionSettings) -> bool:
+    """Whether the stored motion is worse than what pictures tell: what was found counts beyond its own uncertainty."""
+    sure = settings.sure_sigmas
+    clocks = np.abs(found.clock_s) > np.fmax(settings.rough_clock_s, sure * sigmas.clock_s)
+    return bool(
+        abs(found.scale) > np.fmax(settings.rough_scale, sure * sigmas.scale)
+        or found.drift_rad_per_s > np.fmax(settings.rough_rotation_rad_per_s, sure * sigmas.turn_rad / found.seconds)
+        or clocks.any()
     )
 
 
-def decide(clip: Clip, found: Found | None, mode: RefineMotion, settings: DecisionSettings) -> Verdict:
+def why_unchecked(clip: Clip, features: FeatureSettings) -> str:
+    """Why the pictures of a clip say nothing about its motion, in words."""
+    if len(clip) < 3:
+        return f"it has {len(clip)} frame(s) and three are needed"
+    apart_s = frame_step_s(clip)
+    if apart_s > features.longest_step_s:
+        return (
+            f"its frames are {apart_s:.2f} s apart and corners are followed over {features.longest_step_s:g} s at most "
+            f"({1 / features.longest_step_s:.1f} frames a second; import the recording with all its pictures)"
+        )
+    return "its pictures show too few fixed points"
+
+
+def decide(
+    clip: Clip, found: Found | None, mode: RefineMotion, settings: DecisionSettings, features: FeatureSettings = DEFAULT_FEATURES
+) -> Verdict:  # fmt: skip
     """The verdict; a clip that no motion explains is refused with `DataError` (quarantine)."""
     stored = MotionState.stored(clip)
     if found is None:
-        reason = "the pictures are too few or too far apart in time, or show too few fixed points"
-        return Verdict(stored, False, f"{clip.path}: ego motion not checked, {reason}; taken as it is")
-    numbers = (found.before_px, found.after_px, found.scale_sigma, found.num_tracks, found.num_crossings)
+        return Verdict(stored, False, f"{clip.path}: ego motion not checked, {why_unchecked(clip, features)}; taken as it is")
+    numbers = (found.before_px, found.after_px, found.sigmas.scale, found.num_tracks, found.num_crossings)
     if min(found.before_px, found.after_px) > settings.quarantine_px:
         raise DataError(
             f"{clip.path}: quarantined: expected fixed points within {settings.quarantine_px:g} pixel (median) of where ego motion and "
@@ -78,7 +99,7 @@ def decide(clip: Clip, found: Found | None, mode: RefineMotion, settings: Decisi
     text = describe(clip, wrong)
     if found.after_px > found.before_px + 0.02:
         return Verdict(stored, False, f"{clip.path}: refined ego motion explains the pictures no better; taken as it is", *numbers)
-    if mode is RefineMotion.AUTO and not is_rough(wrong, found.scale_sigma, settings):
+    if mode is RefineMotion.AUTO and not is_rough(wrong, found.sigmas, settings):
         return Verdict(stored, False, f"{clip.path}: ego motion agrees with the pictures ({text}); taken as it is", *numbers)
     return Verdict(found.state, True, f"{clip.path}: ego motion refined from {found.num_tracks} fixed points ({text})", *numbers)
 

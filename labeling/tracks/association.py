@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle
+from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, folded_angle, velocity_stds
 from labeling.tracks.kalman import States, predict, start_states, update
 from labeling.tracks.settings import GroupSettings
 from scenes.boxes import Box3D
@@ -65,6 +65,8 @@ class Detected:
     score: np.ndarray
     has_velocity: np.ndarray
     """(N,) bool."""
+    velocity_std_mps: np.ndarray
+    """(N,) of the velocities, see `Evidence`."""
     link: dict[str, np.ndarray]
     motion: dict[str, np.ndarray]
     noise: dict[str, np.ndarray]
@@ -72,15 +74,16 @@ class Detected:
     @classmethod
     def of(cls, evidence: Evidence, group: np.ndarray, settings: list[GroupSettings]) -> "Detected":
         """From evidence of several groups; `group` (N,) says whose settings hold for each detection."""
-        covariance = np.empty((len(evidence), 2, 2))
+        covariance, velocity_std = np.empty((len(evidence), 2, 2)), np.empty(len(evidence))
         for number, one in enumerate(settings):
             rows = np.flatnonzero(group == number)
             covariance[rows] = evidence.position_covariance(one.noise, rows)
+            velocity_std[rows] = velocity_stds(evidence, one.noise, rows)
         box = evidence.box_world
         columns = (np.log(box[:, SIZE_COLUMNS]), box[:, Box3D.YAW], box[:, Box3D.Z], evidence.time_s[evidence.frame])
         tables = (_lane_table([getattr(one, part) for one in settings]) for part in ("link", "motion", "noise"))
         known = np.asarray(np.isfinite(box[:, Box3D.VX : Box3D.VY + 1]).all(axis=1))
-        return cls(box, covariance, np.column_stack(columns), evidence.class_id, evidence.score, known, *tables)
+        return cls(box, covariance, np.column_stack(columns), evidence.class_id, evidence.score, known, velocity_std, *tables)
 
 
 def _lane_table(parts: Sequence[object]) -> dict[str, np.ndarray]:
@@ -198,7 +201,7 @@ class Passes:
         known = detected.has_velocity[rows]
         if known.any():
             velocity = np.where(known[:, None], detected.box[rows, Box3D.VX : Box3D.VY + 1], 0.0)
-            noise = np.where(known, detected.noise["velocity_mps"][living.lane[tracks]], 1e3)[:, None, None] ** 2 * np.eye(2)
+            noise = np.where(known, detected.velocity_std_mps[rows], 1e3)[:, None, None] ** 2 * np.eye(2)
             states = update(states, velocity, noise, slice(2, 4))
         living.states.mean[tracks], living.states.cov[tracks] = states.mean, states.cov
         living.last[tracks] = rows
@@ -211,8 +214,8 @@ class Passes:
 
     def _born(self, rows: np.ndarray, lanes: np.ndarray) -> Living:
         detected = self.detected
-        box, motion, noise = detected.box[rows], detected.motion, detected.noise
-        speeds = np.stack([motion["speed_mps"], motion["side_speed_mps"], noise["velocity_mps"]], axis=1)[lanes]
+        box, motion = detected.box[rows], detected.motion
+        speeds = np.stack([motion["speed_mps"][lanes], motion["side_speed_mps"][lanes], detected.velocity_std_mps[rows]], axis=1)
         states = start_states(box[:, :2], detected.covariance[rows], box[:, Box3D.YAW], box[:, Box3D.VX : Box3D.VY + 1], speeds)
         return Living(states, detected.memory[rows], rows, lanes)
 

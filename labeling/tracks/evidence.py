@@ -38,6 +38,8 @@ class Evidence:
     """(N,) float64, the probability that the detection is an object."""
     covariance: np.ndarray | None = None
     """(N, 2, 2) of the centre on the ground, where the source knows it; NaN rows and None: the settings say it."""
+    velocity_std_mps: np.ndarray | None = None
+    """(N,) standard deviation per axis of the velocity, where the source knows it; NaN rows and None: the settings say it."""
     source: np.ndarray | None = None
     """(N,) object array of str: who says so ("" or None where there is one source only)."""
 
@@ -112,6 +114,15 @@ class Evidence:
             return assumed
         given = self.covariance[rows]
         return np.where(np.all(np.isfinite(given), axis=(1, 2), keepdims=True), given, assumed)
+
+
+def velocity_stds(evidence: Evidence, noise: NoiseSettings, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """(N,) m/s per axis, of all detections or of `rows`: how far a source's velocity is to be trusted."""
+    usual = np.full(len(evidence.score[rows]), noise.velocity_mps)
+    if evidence.velocity_std_mps is None:
+        return usual
+    given = evidence.velocity_std_mps[rows]
+    return np.where(np.isfinite(given), given, usual)
 
 
 def evidence_from_layer(clip: Clip, layer: LabelLayer, source: str = "") -> Evidence:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeling.tracks.evidence import Evidence, folded_angle
+from labeling.tracks.evidence import Evidence, folded_angle, velocity_stds
 from labeling.tracks.kalman import invert_2x2
 from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import GroupSettings
@@ -40,6 +40,8 @@ class Observations:
     """(D,) how much a detection says about size and heading: its score, less when far away."""
     size: np.ndarray
     """(K, 3) each track's length, width, height."""
+    velocity_std_mps: np.ndarray
+    """(D,) of the velocities in `box`."""
     front_votes: np.ndarray
     """(K,) how many (weighted) detections more spoke for the headings in `box` than for the opposite ones."""
 
@@ -124,4 +126,6 @@ def observe(evidence: Evidence, chains: list[np.ndarray], frames: list[np.ndarra
     slot = life.first[seen.owner] + at - frame[life.first][seen.owner]
     information = invert_2x2(evidence.position_covariance(settings.noise, row))[0]
     ego_mps = ego_speeds(evidence)[frame]
-    return Observations(seen, life, row, frame, evidence.time_s[frame], ego_mps, slot, box, information, weight, size, front_votes)
+    velocity_std = velocity_stds(evidence, settings.noise, row)
+    columns = (slot, box, information, weight, size, velocity_std, front_votes)
+    return Observations(seen, life, row, frame, evidence.time_s[frame], ego_mps, *columns)

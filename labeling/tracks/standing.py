@@ -38,7 +38,8 @@ def _agreed_to_move(seen: Observations, settings: GroupSettings) -> np.ndarray:
     rows, velocity = seen.seen, seen.box[:, Box3D.VX : Box3D.VY + 1]
     known = np.asarray(np.isfinite(velocity).all(axis=1))
     mean = rows.sums(seen.weight[:, None] * np.where(known[:, None], velocity, 0.0)) / rows.sums(seen.weight)[:, None]
-    limit = np.maximum(2 * settings.motion.static_speed_mps, settings.noise.velocity_mps / np.sqrt(np.minimum(rows.count, 4)))
+    std = rows.sums(seen.weight * seen.velocity_std_mps) / rows.sums(seen.weight)
+    limit = np.maximum(2 * settings.motion.static_speed_mps, std / np.sqrt(np.minimum(rows.count, 4)))
     return ~rows.any(~known) & (np.hypot(*mean.T) > limit)
 
 

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, Looks, folded_angle
+from labeling.tracks.evidence import SIZE_COLUMNS, Evidence, Looks, folded_angle, velocity_stds
 from labeling.tracks.kalman import States, invert_2x2, predict, start_states, update
 from labeling.tracks.likeness import likeness
 from labeling.tracks.rows import TrackRows
@@ -49,7 +49,8 @@ def end_states(chains: list[np.ndarray], evidence: Evidence, settings: GroupSett
     covariance = evidence.position_covariance(noise, rows.reshape(-1)).reshape(*rows.shape, 2, 2)
     box, time_s = evidence.box_world, evidence.time_s[evidence.frame]
     first = rows[:, 0]
-    speeds = np.array([motion.speed_mps, motion.side_speed_mps, noise.velocity_mps])
+    given = velocity_stds(evidence, noise, first)
+    speeds = np.stack([np.full(len(given), motion.speed_mps), np.full(len(given), motion.side_speed_mps), given], axis=1)
     states = start_states(box[first, :2], covariance[:, 0], box[first, Box3D.YAW], box[first, Box3D.VX : Box3D.VY + 1], speeds)
     for k in range(1, longest):
         begun = np.flatnonzero(longest - count < k)

@@ -60,7 +60,7 @@ class SolvedTracks:
         return self.detection >= 0
 
 
-def _slopes(seen: Observations, settings: GroupSettings) -> Slopes:
+def _slopes(seen: Observations) -> Slopes:
     """The source's velocities as first differences of the paths."""
     velocity = seen.box[:, Box3D.VX : Box3D.VY + 1]
     last = seen.life.end[seen.seen.owner] - 1
@@ -68,7 +68,7 @@ def _slopes(seen: Observations, settings: GroupSettings) -> Slopes:
     known = np.isfinite(velocity).all(axis=1) & (at >= seen.life.first[seen.seen.owner])
     at = at[known]
     step_s = seen.time_s[at + 1] - seen.time_s[at]
-    return Slopes(at, velocity[known] * step_s[:, None], 1 / (settings.noise.velocity_mps * step_s) ** 2)
+    return Slopes(at, velocity[known] * step_s[:, None], 1 / (seen.velocity_std_mps[known] * step_s) ** 2)
 
 
 def solved_paths(seen: Observations, static: np.ndarray, settings: GroupSettings) -> np.ndarray:
@@ -81,7 +81,7 @@ def solved_paths(seen: Observations, static: np.ndarray, settings: GroupSettings
         3: np.where(static, free, motion.smooth_jerk_mps3),
     }
     band = roughness_band(seen.time_s, seen.life, scales)
-    slopes = _slopes(seen, settings)
+    slopes = _slopes(seen)
     moving = ~static[seen.life.owner[slopes.at]]
     slopes = Slopes(slopes.at[moving], slopes.step[moving], slopes.information[moving])
     path = smooth_plane(band, seen.slot, seen.box[:, :2], seen.information, slopes)
