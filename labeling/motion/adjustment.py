@@ -141,7 +141,7 @@ def _six(rotation_rad: float, translation_m: float):
 
 
 def _add_steps(graph, unknowns, clip: Clip, state: MotionState, priors: PriorSettings) -> None:
-    from gtsam import CustomFactor, Pose3, PriorFactorPose3
+    from gtsam import CustomFactor, Pose3, PriorFactorPose3, noiseModel
 
     from labeling.motion.factors import step_error
 
@@ -152,7 +152,8 @@ def _add_steps(graph, unknowns, clip: Clip, state: MotionState, priors: PriorSet
     for frame, (a_from_b, seconds) in enumerate(zip(steps, np.diff(stamps) / NS_PER_S, strict=True)):
         keys = (unknowns.ego[frame], unknowns.ego[frame + 1], unknowns.scale, unknowns.drift)
         translation_m = priors.step_translation_m * np.sqrt(seconds / 0.1) + priors.step_translation * np.linalg.norm(a_from_b[:3, 3])
-        noise = _six(priors.step_rotation_rad_per_sqrt_s * np.sqrt(seconds), float(translation_m))
+        usual = _six(priors.step_rotation_rad_per_sqrt_s * np.sqrt(seconds), float(translation_m))
+        noise = noiseModel.Robust.Create(noiseModel.mEstimator.Huber.Create(3.0), usual)
         graph.add(CustomFactor(noise, list(keys), step_error(keys, Pose3(a_from_b), float(seconds))))
 
 

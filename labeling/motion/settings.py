@@ -80,10 +80,10 @@ class PriorSettings:
     """Turning that the stored motion has too much all the time: 0.1 degrees in a second ..."""
     step_rotation_rad_per_sqrt_s: float = 0.0004
     """... and its noise beside that, a random walk: 0.02 degrees in a second."""
-    step_translation: float = 0.01
+    step_translation: float = 0.003
     """Noise of a stored step, relative to its length, beside the scale ..."""
-    step_translation_m: float = 0.01
-    """... and its floor."""
+    step_translation_m: float = 0.004
+    """... and its floor, for a tenth of a second; errors of three times as much and more count linearly (Huber)."""
     scale: float = 0.03
     """Common relative error of all stored step lengths."""
     clock_s: float = 0.002
