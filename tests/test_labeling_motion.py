@@ -13,7 +13,7 @@ from labeling.motion.adjustment import RoadContacts, Sigmas, adjust
 from labeling.motion.crossing import match_crossings
 from labeling.motion.features import flow_sigma_px, follow_corners, road_distance
 from labeling.motion.perturbation import Roughness, roughened
-from labeling.motion.pictures import GreyPictures, read_pictures
+from labeling.motion.pictures import GreyPictures, evenly_lit, read_pictures
 from labeling.motion.refine import Found, fixed_points, refine, triangulate_or_far
 from labeling.motion.settings import CrossingSettings, DecisionSettings, FeatureSettings, MotionSettings, PriorSettings, RefineMotion
 from labeling.motion.sightings import Sightings, reprojection_px, triangulate
@@ -259,6 +259,16 @@ def test_a_patch_is_known_as_well_as_its_slopes_stand_out_from_the_noise():
     sigma = flow_sigma_px(grey, np.array([[20.0, 6.0]]), np.array([2.0]), 12)
     assert sigma[0] == pytest.approx(0.0369, rel=0.15)
     assert flow_sigma_px(np.full((40, 40), 90, np.uint8), np.array([[20.0, 20.0]]), np.array([2.0]), 12)[0] > 100
+
+
+def test_light_is_evened_out_and_noise_is_not_stretched_to_a_pattern():
+    chess = np.indices((60, 80)).sum(axis=0) % 2 * 2.0 - 1.0  # its mean is 0 and its contrast 1 wherever one looks
+    for level, contrast in ((120, 40), (60, 20), (100, 3)):
+        even = evenly_lit((level + contrast * chess).astype(np.uint8))[25:35, 35:45].astype(float)
+        # 40 grey levels times the contrast over the root of its square and 6 squared: 39.6, 38.3, and 17.9 for what may be noise
+        expected = 40 * contrast / np.hypot(contrast, 6)
+        assert np.abs(np.abs(even - 127.75) - expected).max() < 1.0, contrast
+    assert (evenly_lit(np.full((30, 40), 200, np.uint8)) == 128).all()
 
 
 def test_a_clip_of_two_frames_a_second_is_taken_as_it_is_and_says_why(tiny_clip_path):
