@@ -292,7 +292,7 @@ def test_a_camera_without_pictures_is_left_out():
 
 def found_with(clip: Clip, state: MotionState, before_px: float, after_px: float) -> Found:
     nothing = sightings_of(clip, points_around(clip, 4))
-    return Found(state, nothing, np.zeros((4, 3)), before_px, after_px, Sigmas(0.003, 0.0005, np.full(8, 0.001)), 400, 90, 10)
+    return Found(state, nothing, np.zeros((4, 3)), before_px, after_px, 2.0, 1.0, Sigmas(0.003, 0.0005, np.full(8, 0.001)), 400, 90, 10)
 
 
 def test_rough_motion_is_replaced_good_motion_kept_and_hopeless_clips_refused():

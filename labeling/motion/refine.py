@@ -25,6 +25,8 @@ CROSSING_LIMIT_PX = 5.0
 """A crossing further than this from where the voted clocks expect it shows something that moves, in the first round."""
 LATER_SEARCH = 0.5
 """The share of the first search radius that is searched once the motion has been refined."""
+LOSS_SIGMAS = 2.0
+"""As in the solver: errors beyond so many standard deviations lose weight."""
 FIRST_STEPS, LAST_STEPS = 5, 14
 """Steps of the solver: a rough solution is enough to find more matches."""
 
@@ -39,6 +41,10 @@ class Found:
     before_px: float
     """Median reprojection error of everything that was followed and may stand still, with the stored motion ..."""
     after_px: float
+    """... and with the refined one."""
+    before_loss: float
+    """Mean robust squared error of the sightings that the solution rests on, in their standard deviations, with the stored motion ..."""
+    after_loss: float
     """... and with the refined one."""
     sigmas: Sigmas
     num_tracks: int
@@ -63,7 +69,16 @@ def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None =
         state = found.state
     assert found is not None
     before_px, after_px = (median_error_px(clip, flows, one, settings.features) for one in (stored, state))
-    return replace(found, before_px=before_px, after_px=after_px)
+    before, after = (mean_loss(clip, found.sightings, one, settings.priors.pixel_px) for one in (stored, state))
+    return replace(found, before_px=before_px, after_px=after_px, before_loss=before, after_loss=after)
+
+
+def mean_loss(clip: Clip, sightings: Sightings, state: MotionState, pixel_px: float) -> float:
+    """Cauchy's loss of sightings, points put where the state says: what a motion does not explain."""
+    world_from_cam = refined_cameras_at(clip, state)[sightings.frame, sightings.camera]
+    points, _ = triangulate_or_far(world_from_cam, sightings)
+    error = reprojection_px(world_from_cam, sightings, points) / (pixel_px * sightings.spread)
+    return float((LOSS_SIGMAS**2 * np.log1p((np.minimum(error, 1e3) / LOSS_SIGMAS) ** 2)).mean())
 
 
 def can_be_followed(clip: Clip, settings: FeatureSettings) -> bool:
@@ -189,5 +204,5 @@ def _solve(clip: Clip, sightings: Sightings, state: MotionState, settings: Motio
     assert isinstance(found, Adjusted)
     first = np.unique(sightings.track, return_index=True)[1]
     crossings = int((sightings.camera != sightings.camera[first][sightings.track]).sum())
-    nan = float("nan")
-    return Found(found.state, sightings, found.points_world, nan, nan, found.sigmas, sightings.num_tracks, crossings, len(road.track))
+    nan, num_road = float("nan"), len(road.track)  # errors are filled in by `refine`
+    return Found(found.state, sightings, found.points_world, nan, nan, nan, nan, found.sigmas, sightings.num_tracks, crossings, num_road)
