@@ -13,6 +13,11 @@ from scenes.boxes import Box3D
 HEADING_WINDOW_S = 1.0
 """Over this time (standard deviation) a heading's axis is averaged before front and rear are voted on."""
 
+HARDEST_BRAKING_MPS2 = 9.0
+"""No road vehicle's speed changes faster."""
+DOUBT_S = 2.0
+"""For so long before and after a jump of the poses' speed it may be false."""
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -30,6 +35,8 @@ class Observations:
     """(F,)."""
     ego_mps: np.ndarray
     """(F,) speed of the ego vehicle; so much of it as the poses are wrong, standing things seem to move with."""
+    doubt_mps: np.ndarray
+    """(F,) by how much the poses' speed jumped nearby beyond what a vehicle can do; speeds up to this are not to be believed."""
     slot: np.ndarray
     """(D,) the frame row of each detection."""
     box: np.ndarray
@@ -100,6 +107,23 @@ def ego_speeds(evidence: Evidence) -> np.ndarray:
     return np.hypot(*np.gradient(place, evidence.time_s, axis=0).T) if len(place) > 1 else np.zeros(len(place))
 
 
+def pose_doubts(evidence: Evidence) -> np.ndarray:
+    """(T,) m/s: the largest jump of the ego vehicle's speed within `DOUBT_S`, less what a vehicle can do between two frames.
+
+    Visual odometry that mistakes traffic for the street runs on at a false speed for a second or two: everything else then seems to
+    move with the difference. It enters and leaves such a stretch by jumps that no vehicle makes.
+    """
+    step_s = np.diff(evidence.time_s)
+    if len(step_s) < 2:
+        return np.zeros(len(evidence.time_s))
+    speed = np.hypot(*np.diff(evidence.world_from_ego[:, :2, 3], axis=0).T) / step_s
+    between_s = (step_s[1:] + step_s[:-1]) / 2
+    jump = np.abs(np.diff(speed)) - HARDEST_BRAKING_MPS2 * between_s
+    found = np.flatnonzero(jump > 0)
+    near = np.abs(evidence.time_s[:, None] - evidence.time_s[None, found + 1]) <= DOUBT_S
+    return np.where(near, jump[found], 0.0).max(axis=1, initial=0.0)
+
+
 def life_frames(evidence: Evidence, chains: list[np.ndarray], settings: GroupSettings) -> list[np.ndarray]:
     """The consecutive frames each track is solved on: from its first to its last detection and `extend_s` beyond both."""
     ends = np.array([[evidence.frame[chain[0]], evidence.frame[chain[-1]]] for chain in chains], dtype=np.int64).reshape(-1, 2)
@@ -125,7 +149,6 @@ def observe(evidence: Evidence, chains: list[np.ndarray], frames: list[np.ndarra
     box[:, :2] = reanchored_centres(box, size[seen.owner], sensor_xy, settings.keep_near_face)
     slot = life.first[seen.owner] + at - frame[life.first][seen.owner]
     information = invert_2x2(evidence.position_covariance(settings.noise, row))[0]
-    ego_mps = ego_speeds(evidence)[frame]
-    velocity_std = velocity_stds(evidence, settings.noise, row)
-    columns = (slot, box, information, weight, size, velocity_std, front_votes)
-    return Observations(seen, life, row, frame, evidence.time_s[frame], ego_mps, *columns)
+    every = (frame, evidence.time_s[frame], ego_speeds(evidence)[frame], pose_doubts(evidence)[frame])
+    columns = (slot, box, information, weight, size, velocity_stds(evidence, settings.noise, row), front_votes)
+    return Observations(seen, life, row, *every, *columns)

@@ -138,7 +138,7 @@ def solved_headings(seen: Observations, velocity: np.ndarray, static: np.ndarray
     speed = np.hypot(*velocity.T)
     at, begin, end = np.arange(len(speed)), seen.slot[seen.seen.first], seen.slot[seen.seen.end - 1]
     inside = (at >= begin[life.owner]) & (at <= end[life.owner]) & ~static[life.owner]
-    least_mps = settings.motion.heading_speed_mps + settings.motion.pose_error * seen.ego_mps
+    least_mps = settings.motion.heading_speed_mps + settings.motion.pose_error * seen.ego_mps + seen.doubt_mps
     drives = np.flatnonzero(inside & (speed >= least_mps))
     course = np.arctan2(velocity[drives, 1], velocity[drives, 0])
     clock, share = life.clock(seen.time_s), seen.relative_weight
