@@ -70,15 +70,15 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-5.715,
-        local_weight=1.304,
-        side_weight=0.57,
-        own_weight=-0.019,
-        best_weight=0.755,
-        length_weight=-0.31,
-        unseen_weight=0.526,
-        range_weight=1.208,
-        hidden_weight=-1.854,
+        bias=-5.904,
+        local_weight=1.291,
+        side_weight=0.585,
+        own_weight=-0.022,
+        best_weight=0.775,
+        length_weight=-0.296,
+        unseen_weight=0.508,
+        range_weight=1.238,
+        hidden_weight=-1.909,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -89,6 +89,8 @@ def kitti_car() -> KittiClass:
         CompletionSettings(extend_s=0.5, fill_s=20.0, fill_score=0.5, bridge_s=1.0),
         confidence,
         duplicate_iou=0.15,
+        keep_near_face=0.8,
+        keep_bottom=0.0,
     )
     return KittiClass("Car", "car", -2.6, 0.8, (0.25, 0.5, 0.7), (*RECORD, "hidden"), group)
 
@@ -124,14 +126,14 @@ def kitti_pedestrian() -> KittiClass:
     )
     confidence = ConfidenceSettings(
         bias=-2.112,
-        local_weight=0.448,
-        side_weight=0.33,
+        local_weight=0.442,
+        side_weight=0.334,
         own_weight=-0.011,
-        best_weight=0.895,
-        length_weight=-0.648,
-        unseen_weight=0.001,
-        moving_weight=2.882,
-        range_weight=0.896,
+        best_weight=0.907,
+        length_weight=-0.66,
+        unseen_weight=-0.002,
+        moving_weight=2.911,
+        range_weight=0.894,
         keep_share=0.2,
     )
     group = GroupSettings(
@@ -170,15 +172,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.503,
-        local_weight=0.745,
-        side_weight=0.261,
+        bias=-4.522,
+        local_weight=0.741,
+        side_weight=0.263,
         own_weight=0.176,
-        best_weight=-0.095,
-        length_weight=1.498,
-        unseen_weight=0.06,
-        moving_weight=2.577,
-        range_weight=0.036,
+        best_weight=-0.089,
+        length_weight=1.497,
+        unseen_weight=0.052,
+        moving_weight=2.592,
+        range_weight=0.039,
         keep_share=0.1,
     )
     group = GroupSettings(

@@ -13,6 +13,8 @@ from scenes.boxes import Box3D
 HEADING_WINDOW_S = 1.0
 """Over this time (standard deviation) a heading's axis is averaged before front and rear are voted on."""
 
+SIZE_RANGE_M = 20.0
+"""Up to about this range all detections say as much about the size; beyond, what they say falls with the fourth power of the range."""
 HARDEST_BRAKING_MPS2 = 9.0
 """No road vehicle's speed changes faster."""
 DOUBT_S = 2.0
@@ -142,7 +144,7 @@ def observe(evidence: Evidence, chains: list[np.ndarray], frames: list[np.ndarra
     sensor_xy = evidence.world_from_ego[at, :2, 3]
     distance_m = np.hypot(*(box[:, :2] - sensor_xy).T)
     weight = np.maximum(evidence.score[row], 0.02) / (1 + (distance_m / 40) ** 2)
-    size = track_sizes(seen, box, weight)
+    size = track_sizes(seen, box, evidence.score[row].clip(0.02) / (1 + (distance_m / SIZE_RANGE_M) ** 2) ** 2)
     voted = vote_headings(seen, box[:, Box3D.YAW], weight, evidence.time_s[at])
     front_votes = seen.sums(weight * np.cos(box[:, Box3D.YAW] - voted)) / seen.largest(weight)
     box[:, Box3D.YAW] = voted

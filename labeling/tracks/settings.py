@@ -160,6 +160,8 @@ class GroupSettings:
     """Two detections of one frame, or two tracks while both live, that overlap more (from above) are one object."""
     keep_near_face: float = 1.0
     """1: when a detection's size is replaced by its track's, the side facing the sensor stays where it was; 0: the centre stays."""
+    keep_bottom: float = 1.0
+    """The same for the height: 1: the bottom stays where it was (cameras see where things stand); 0: the centre does."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.classes if name not in CLASS_NAMES]

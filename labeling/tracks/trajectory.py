@@ -165,8 +165,13 @@ def _frame_s(seen: Observations) -> np.ndarray:
 
 
 def solved_heights(seen: Observations, static: np.ndarray, settings: GroupSettings) -> np.ndarray:
-    """(F,) z of the centres: the detections' bottoms plus half the track's height, smoothed (static: their robust mean or drift)."""
-    bottom = seen.box[:, Box3D.Z] - seen.box[:, Box3D.HEIGHT] / 2
+    """(F,) z of the centres: the detections' bottoms plus half the track's height, smoothed (static: their robust mean or drift).
+
+    `keep_bottom` says where between bottom and centre a detection is held when its height becomes the track's.
+    """
+    own = seen.box[:, Box3D.HEIGHT]
+    held = settings.keep_bottom * own + (1 - settings.keep_bottom) * seen.size[seen.seen.owner, 2]
+    bottom = seen.box[:, Box3D.Z] - held / 2
     information = np.full(len(bottom), settings.noise.height_m**-2)
     drift, owner = settings.motion.static_drift_mps, seen.life.owner
     scales = {1: np.where(static, max(drift, 1e-3), 1.0), 2: np.where(static, np.inf, HEIGHT_ACCELERATION)}
