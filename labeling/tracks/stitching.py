@@ -23,6 +23,8 @@ STANDING_M = 0.15
 """How far two looks at a standing object may lie apart besides their noise."""
 STANDING_COST = 0.3
 """What a second of absence speaks against an object that stood still; a second costs a moving one 1."""
+TRAVEL_M, FEWEST_TRAVELLERS = 5.0, 5
+"""A chain of so many detections that went this far is an object however weak they are: false alarms do not travel."""
 STRENGTH_OF = 3
 """A chain is as strong as the mean of so many of its best detections; missing ones count 0."""
 
@@ -78,7 +80,7 @@ def stitch_pairs(
     kind, gap = _kinds(chains, evidence), gap_s[i, j]
     apart_m = np.hypot(*(ends.states.mean[i, :2] - starts.states.mean[j, :2]).T)
     near = apart_m <= link.gate_m + np.where(gap <= link.stitch_s, 3 * motion.speed_mps * gap, 0.0)
-    founded = (np.minimum(kind.strength[i], kind.strength[j]) >= link.stitch_score) | (gap <= 1.0)
+    founded = (kind.is_founded(link.stitch_score)[i] & kind.is_founded(link.stitch_score)[j]) | (gap <= 1.0)
     i, j, gap = i[near & founded], j[near & founded], gap[near & founded]
     on_the_way = _moved(ends.states.take(i), starts.states.take(j), gap, settings)
     against = np.minimum(on_the_way, _stood(ends.states.take(i), starts.states.take(j), gap, settings))
@@ -129,6 +131,11 @@ class _Kinds:
     log_size: np.ndarray
     class_id: np.ndarray
     strength: np.ndarray
+    travel_m: np.ndarray
+
+    def is_founded(self, least_score: float) -> np.ndarray:
+        """(C,) whether there is an object at all: strong detections say so, or many weak ones that drove along together."""
+        return (self.strength >= least_score) | (self.travel_m >= TRAVEL_M)
 
 
 def _kinds(chains: list[np.ndarray], evidence: Evidence) -> _Kinds:
@@ -141,7 +148,9 @@ def _kinds(chains: list[np.ndarray], evidence: Evidence) -> _Kinds:
     np.add.at(votes, (layout.owner, classes), 1)
     order = np.lexsort((-evidence.score[rows], layout.owner))
     best = np.where(np.arange(len(rows)) - layout.first[layout.owner] < STRENGTH_OF, evidence.score[rows][order], 0.0)
-    return _Kinds(log_size, votes.argmax(axis=1), layout.sums(best) / STRENGTH_OF)
+    place = evidence.box_world[rows, :2]
+    travel_m = np.where(layout.count >= FEWEST_TRAVELLERS, np.hypot(*(place[layout.end - 1] - place[layout.first]).T), 0.0)
+    return _Kinds(log_size, votes.argmax(axis=1), layout.sums(best) / STRENGTH_OF, travel_m)
 
 
 def stitch(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings, looks: Looks | None = None) -> list[np.ndarray]:
