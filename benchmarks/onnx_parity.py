@@ -2,16 +2,17 @@
 
     python -m benchmarks.onnx_parity               # issue 2: one file, rigs of 5, 6 and 8 cameras (5 and 8 with a fisheye), 5 steps
     python -m benchmarks.onnx_parity --drive 200   # issue 4: a simulated drive of 200 steps on three rigs, four graphs (five minutes)
-    python -m benchmarks.onnx_parity --drive 200 --rig 8 --folder kept   # one rig; graphs and drive are kept for the next call
+    python -m benchmarks.onnx_parity --drive 200 --rig 8 --folder kept --minutes 4   # one rig, in parts: called again, it goes on
 
 Both take the shipped nano (random:nano where none ships) or --checkpoint. Each side lives with its own memory from the first step to the
 last, nothing is ever set right. Exit status 1 if any relative error exceeds 1e-3 in any step, an operator lies outside the default domain,
 or the last quarter of a drive is worse than the first and than the same quarter begun with an empty memory.
 """
 
+import pickle
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,8 +32,9 @@ from export.onnx_graph import StepGraph, export_model, read_manifest, weights_ha
 from export.run import open_network
 from export.runner import OnnxNetwork, SplitNetwork
 from export.synthetic import synthetic_steps, verification_rigs
-from export.verify import TOLERANCE, compare_drive
+from export.verify import TOLERANCE, SideBySide, compare_drive
 from export.write import write_parts
+from scenes.atomic import atomic_file
 from scenes.clips import Clip
 from scenes.simulator.config import SimulationConfig
 from scenes.simulator.simulate import simulate_clip
@@ -54,6 +56,7 @@ def parity(
     rig: tuple[int, ...] = (5, 6, 8),
     graph: tuple[str, ...] = (),
     folder: Path | None = None,
+    minutes: float = 0.0,
 ) -> int:
     """Exports, then streams every rig through torch and through the files.
 
@@ -66,14 +69,16 @@ def parity(
         seed: Of the simulated drive.
         rig: Numbers of cameras of the rigs that drive.
         graph: Graphs of the simulated drive, such as "gather, split"; default: two a rig, all four in total.
-        folder: Where graphs and simulated drive are kept and looked for (of the same checkpoint); default: nowhere.
+        folder: Where graphs, simulated drive and unfinished work are kept and looked for (of the same checkpoint); default: nowhere.
+        minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
     """
     name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
     with TemporaryDirectory() as text:
         kept = folder or Path(text)
         kept.mkdir(parents=True, exist_ok=True)
         if drive:
-            return long_drive(name, layers, kept, drive, seed, rig, graph)
+            until = time.monotonic() + 60 * minutes if minutes else float("inf")
+            return long_drive(name, layers, kept, drive, seed, rig, graph, until)
         network = load_network(name, layers, sampler)
         path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
@@ -108,9 +113,11 @@ def exported(network: LoadedNetwork, path: Path) -> Path:
     return path
 
 
-def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: int, rigs: tuple[int, ...], graph: tuple[str, ...]) -> int:
+def long_drive(
+    name: str, layers: int | None, folder: Path, steps: int, seed: int, rigs: tuple[int, ...], graph: tuple[str, ...], until: float
+) -> int:
     """One simulated drive at 10 Hz on three sets of its cameras: torch (by its own sampler) once a step, two to four graphs beside it."""
-    start, reference = time.perf_counter(), load_network(name, layers, "auto")
+    reference = load_network(name, layers, "auto")
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
     for sampler in ("gridsample", "gather"):
         path = exported(load_network(name, layers, sampler), folder / f"{sampler}.onnx")
@@ -126,15 +133,51 @@ def long_drive(name: str, layers: int | None, folder: Path, steps: int, seed: in
         if len(rows) not in rigs:
             continue
         names = graph or GRAPHS[len(rows)]
-        comparisons = [Comparison() for _ in names]
-        inputs = told(picked(clip_steps(clip, size_hw), rows), rig, dict(zip(names, comparisons, strict=True)))
-        compare_drive(StepGraph(reference.model).eval(), [graphs[name] for name in names], comparisons, inputs, rig)
-        fresh = [Comparison() for _ in names]
-        last = islice(picked(clip_steps(clip, size_hw), rows), steps - steps // 4, None)
-        compare_drive(StepGraph(reference.model).eval(), [graphs[name] for name in names], fresh, last, rig)
-        found += [(name, comparison.found, new.found) for name, comparison, new in zip(names, comparisons, fresh, strict=True)]
-        print(f"{rig}: {steps} steps done after {time.perf_counter() - start:.0f} s", flush=True)
+        networks, torch_graph = [graphs[name] for name in names], StepGraph(reference.model).eval()
+        results = []
+        for part, first in (("carried", 0), ("anew", steps - steps // 4)):
+            work = Work(folder / f"{part}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}.pickle", names, rig)
+            drive = islice(picked(clip_steps(clip, size_hw), rows), first, None)
+            if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until):
+                return 2
+            results.append([comparison.found for comparison in work.comparisons])
+        found += list(zip(names, *results, strict=True))
     return verdict(found)
+
+
+class Work:
+    """One drive of one rig, which can be laid down and taken up again."""
+
+    def __init__(self, path: Path, names: Sequence[str], rig: str) -> None:
+        self.path, self.names, self.rig, self.done = path, names, rig, 0
+        self.memory, self.comparisons = None, [Comparison() for _ in names]
+        if path.is_file():
+            self.done, self.memory, self.comparisons = pickle.loads(path.read_bytes())
+            return
+        for comparison in self.comparisons:
+            comparison.new_drive(rig)
+
+    def drive(self, together: SideBySide, steps: Iterator[dict[str, np.ndarray]], until: float) -> bool:
+        """Takes the steps that are left; False if there was no time for all of them. Says every fifty how it stands."""
+        if self.memory is not None:
+            together.remember(self.memory)
+        for inputs in islice(steps, self.done, None):
+            if time.monotonic() > until:
+                self._keep(together)
+                print(f"{self.rig}, {self.path.stem}: {self.done} steps done, time is up; call again to go on", flush=True)
+                return False
+            together.step(inputs)
+            self.done += 1
+            if self.done % 50 == 0:
+                errors = [comparison.found.error_by_step[-50:] for comparison in self.comparisons]
+                parts = [f"{name}: median {np.median(e):.1e}, largest {max(e):.1e}" for name, e in zip(self.names, errors, strict=True)]
+                print(f"{self.rig}, {self.path.stem}, steps {self.done - 50} to {self.done - 1}: {'; '.join(parts)}", flush=True)
+        self._keep(together)
+        return True
+
+    def _keep(self, together: SideBySide) -> None:
+        with atomic_file(self.path) as path:
+            path.write_bytes(pickle.dumps((self.done, together.memory(), self.comparisons)))
 
 
 def camera_rows(clip: Clip) -> dict[str, list[int]]:
@@ -149,16 +192,6 @@ def picked(steps: Iterator[dict[str, np.ndarray]], rows: list[int]) -> Iterator[
     """The same steps with some of their cameras."""
     for inputs in steps:
         yield {name: value if name in ("dt", "prev_from_ego") else value[:, rows] for name, value in inputs.items()}
-
-
-def told(steps: Iterator[dict[str, np.ndarray]], rig: str, comparisons: dict[str, Comparison]) -> Iterator[dict[str, np.ndarray]]:
-    """The same steps; says every fifty how it stands."""
-    for number, inputs in enumerate(steps):
-        if number and number % 50 == 0:
-            errors = {name: comparison.found.error_by_step[-50:] for name, comparison in comparisons.items()}
-            parts = [f"{name}: median {np.median(e):.1e}, largest {max(e):.1e}" for name, e in errors.items()]
-            print(f"{rig}, steps {number - 50} to {number - 1}: {'; '.join(parts)}", flush=True)
-        yield inputs
 
 
 def verdict(rows: list[tuple[str, Verification, Verification | None]]) -> int:

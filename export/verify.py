@@ -37,6 +37,32 @@ def torch_outputs(graph: StepGraph, step: StepInput, state: WorldState) -> tuple
     return {name: tensor.numpy() for name, tensor in named.items()}, next_state
 
 
+class SideBySide:
+    """torch and some networks on one drive, each with its own carried state; a comparison a network."""
+
+    def __init__(self, graph: StepGraph, networks: Sequence[OnnxNetwork | SplitNetwork], comparisons: Sequence[Comparison]) -> None:
+        self.graph, self.networks, self.comparisons = graph, networks, comparisons
+        self.torch_state: WorldState = graph.model.empty_state(1, "cpu")  # type: ignore[operator]
+        self.states = [network.empty_state() for network in networks]
+
+    def step(self, inputs: dict[str, np.ndarray]) -> None:
+        """The next step of the drive for everybody."""
+        reference, self.torch_state = torch_outputs(self.graph, step_input(inputs), self.torch_state)
+        for index, (network, comparison) in enumerate(zip(self.networks, self.comparisons, strict=True)):
+            answers, self.states[index] = network(inputs, self.states[index])
+            memory = {s.output: self.states[index][s.input].numpy() for s in network.manifest.state}
+            comparison.add(reference, {**answers, **memory})
+
+    def memory(self) -> tuple[WorldState, list[dict[str, np.ndarray]]]:
+        """What everybody remembers, bit by bit."""
+        return self.torch_state, [{name: value.numpy() for name, value in state.items()} for state in self.states]
+
+    def remember(self, memory: tuple[WorldState, list[dict[str, np.ndarray]]]) -> None:
+        """Goes on from what `memory` gave, as if there had been no break."""
+        self.torch_state = memory[0]
+        self.states = [network.state_of(arrays) for network, arrays in zip(self.networks, memory[1], strict=True)]
+
+
 def compare_drive(
     graph: StepGraph,
     networks: Sequence[OnnxNetwork | SplitNetwork],
@@ -44,19 +70,12 @@ def compare_drive(
     drive: Iterable[dict[str, np.ndarray]],
     name: str = "",
 ) -> None:
-    """Streams one drive through torch and through every network, each with its own carried state; a comparison a network."""
-    torch_state: WorldState = graph.model.empty_state(1, "cpu")  # type: ignore[operator]
-    states = [network.empty_state() for network in networks]
+    """Streams one drive through torch and through every network."""
+    together = SideBySide(graph, networks, comparisons)
     for comparison in comparisons:
         comparison.new_drive(name)
     for inputs in drive:
-        reference, next_state = torch_outputs(graph, step_input(inputs), torch_state)
-        for index, (network, comparison) in enumerate(zip(networks, comparisons, strict=True)):
-            answers, states[index] = network(inputs, states[index])
-            pairs = network.manifest.state
-            got = {**answers, **{s.output: states[index][s.input].numpy() for s in pairs}}
-            comparison.add(reference, got)
-        torch_state = next_state
+        together.step(inputs)
 
 
 def verify(

@@ -20,11 +20,11 @@ NO_OBJECT_LOGIT = -12.0
 """Class logit of a place that holds no query."""
 SUPPRESSION_LOGIT = 4.0
 """Taken from a new query's logits where a remembered object already stands."""
-PEAK_STEEPNESS = 50.0
+PEAK_STEEPNESS = 20.0
 """What a cell ranks lower for each logit by which a neighbour of the same class is higher: of two about equal cells both become queries."""
-PEAK_RAMP = 0.2
+PEAK_RAMP = 1.0
 """Logits above the best cell that became no query from which on a query counts fully."""
-SLOPE_RAMP = 0.05
+SLOPE_RAMP = 0.2
 """Logits below its highest neighbour at which a cell counts nothing any more."""
 
 

@@ -19,15 +19,16 @@ from onnxruntime import OrtValue
 from standin_network import StandIn, standin_config
 
 from export.command import parse_cameras
+from export.comparison import Comparison
 from export.feed import Picture, StepFeed, StepPacker, resize_and_crop
 from export.live import LiveRunner, LiveStep
 from export.manifest import MANIFEST_KEY, Manifest, check_beside, manifest_path
 from export.networks import LoadedNetwork
-from export.onnx_graph import attach_manifest, export_model, read_manifest
+from export.onnx_graph import StepGraph, attach_manifest, export_model, read_manifest
 from export.run import StageTimes, in_parts, open_network, run_clip, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
 from export.synthetic import five_camera_rig, synthetic_steps
-from export.verify import require, verify
+from export.verify import SideBySide, require, verify
 from export.write import write_parts, write_verified
 from scenes.cameras import network_camera
 from scenes.clips import Clip
@@ -60,6 +61,19 @@ def test_one_file_agrees_with_torch_on_three_rigs_with_carried_state(standin_fil
     assert len(found.error_by_step) == 12
     assert [text.split()[0] for text in found.rigs] == ["5", "6", "8"]
     assert found.max_error < 1e-4
+
+
+def test_a_comparison_that_was_laid_down_goes_on_from_the_same_bits(network):
+    graph, whole, parts = StepGraph(StandIn().eval()).eval(), Comparison(), Comparison()
+    unbroken, first, second = (SideBySide(graph, [network], [one]) for one in (whole, parts, parts))
+    for inputs in steps(4):
+        unbroken.step(inputs)
+    for inputs in steps(4)[:2]:
+        first.step(inputs)
+    second.remember(first.memory())
+    for inputs in steps(4)[2:]:
+        second.step(inputs)
+    assert parts.found == whole.found and len(whole.found.errors) == 4
 
 
 def test_the_manifest_inside_and_beside_agree(standin_file, network):

@@ -96,13 +96,13 @@ def test_both_of_two_equal_neighbours_become_queries_whichever_is_higher_by_the_
 
 
 def test_a_cell_a_little_lower_than_its_neighbour_counts_less(source: QuerySource):
-    # 0.02 lower: it ranks at 0.98 - 50 * 0.02 = -0.02, well above the -2 left out, and counts 1 - 0.02 / 0.05
+    # 0.02 lower: it ranks at 0.98 - 20 * 0.02 = 0.58, well above the -2 left out, and counts 1 - 0.02 / 0.2
     found = seeds(source, {(10, 10): 1.0, (10, 11): 0.98, (30, 30): -2.0})
-    assert found == pytest.approx({(10, 10): 1.0, (10, 11): 0.6}, abs=1e-4)
+    assert found == pytest.approx({(10, 10): 1.0, (10, 11): 0.9}, abs=1e-4)
 
 
 def test_a_peak_at_the_border_of_the_best_counts_little_whichever_it_is(source: QuerySource):
     first = seeds(source, {(10, 10): 1.0, (30, 30): -2.0, (50, 50): -2.001})
-    assert first == pytest.approx({(10, 10): 1.0, (30, 30): 0.005}, abs=1e-4)  # 0.001 of a ramp of 0.2
+    assert first == pytest.approx({(10, 10): 1.0, (30, 30): 0.001}, abs=1e-4)  # by 0.001 of a ramp of 1
     second = seeds(source, {(10, 10): 1.0, (30, 30): -2.001, (50, 50): -2.0})
-    assert second == pytest.approx({(10, 10): 1.0, (50, 50): 0.005}, abs=1e-4)
+    assert second == pytest.approx({(10, 10): 1.0, (50, 50): 0.001}, abs=1e-4)
