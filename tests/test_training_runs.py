@@ -82,6 +82,22 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(tiny_clip_path, tmp_pa
         Trainer(replace(parts, optim=replace(parts.optim, lr=1e-5))).run()
 
 
+def test_only_the_chosen_part_learns(tiny_clip_path, tmp_path):
+    config = small_config(tiny_clip_path, tmp_path / "run", steps=3)
+    save_checkpoint(tmp_path / "start.pt", Surround(config.model).state_dict(), config.model)
+    config = replace(
+        config,
+        optim=replace(config.optim, only=r"^decoder\.(codes|quality)\.", ema=0.0),
+        run=replace(config.run, init=str(tmp_path / "start.pt")),
+    )
+    Trainer(config).run()
+    before, after = (read_checkpoint(path)[1]["weights"] for path in (tmp_path / "start.pt", tmp_path / "run"))
+    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"codes", "quality"}
+    with pytest.raises(ConfigError, match=r"optim\.only: expected a part of the network such as .*decoder\.quality.*'nose'"):
+        Trainer(replace(config, optim=replace(config.optim, only="nose")))
+
+
 SCRIPT = """
 import sys
 from dataclasses import replace

@@ -78,6 +78,8 @@ class OptimConfig:
     """Gradients longer than this are shortened; 0 leaves them."""
     accumulate: int = 1
     """Time steps whose gradients are summed for one optimiser step."""
+    only: str = ""
+    """A regular expression: parameters whose names it does not match stay as they are (`decoder.quality`); empty: all learn."""
     ema: float = 0.998
     """Decay of the averaged weights, which are the ones that are evaluated and shipped; 0 switches it off."""
 

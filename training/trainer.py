@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import time
@@ -48,6 +49,7 @@ class Trainer:
         self.dataset = StreamDataset(config, self.rank, self.world_size)
         torch.manual_seed(config.run.seed)
         self.model = Surround(config.model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        freeze_all_but(self.model, config.optim.only)
         self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.optimizer = make_optimizer(self.model, config)
         self.step = 0
@@ -267,6 +269,18 @@ def hash_seed(*numbers: int) -> int:
     for number in numbers:
         seed = (seed * 1_000_003 + number + 1) % (2**62)
     return seed
+
+
+def freeze_all_but(model: Surround, only: str) -> None:
+    """Lets only parameters learn whose names the regular expression `only` matches; one that matches none is refused with `ConfigError`."""
+    if not only:
+        return
+    chosen = [name for name, _ in model.named_parameters() if re.search(only, name)]
+    if not chosen:
+        parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
+        raise ConfigError(f"optim.only: expected a part of the network such as {', '.join(parts)}, got {only!r}; correct the expression")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name in chosen)
 
 
 def make_optimizer(model: Surround, config: TrainConfig) -> torch.optim.AdamW:
