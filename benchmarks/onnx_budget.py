@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from export.budget import BudgetSettings, Candidate, choose, make_candidates, measured_p90_ms, table, write_choice
+from export.command import parse_sizes
 from export.lower import Samples
 from export.runner import OnnxNetwork
 from scenes.clips import find_clips
@@ -27,7 +28,7 @@ def budgets(
     data: tuple[Path, ...] = (),
     budget_ms: tuple[float, ...] = (),
     also: tuple[str, ...] = (),
-    input_size: tuple[str, ...] = ("64x192",),
+    input_sizes: tuple[str, ...] = ("64x192",),
     calibration_clips: int = 6,
     cpu_time: bool = False,
 ) -> int:
@@ -39,7 +40,7 @@ def budgets(
         data: Clips that accuracy is measured on.
         budget_ms: Budgets; default three that lie between the candidates' times.
         also: Further checkpoints that compete.
-        input_size: Further picture sizes, ROWSxCOLUMNS.
+        input_sizes: Further picture sizes, ROWSxCOLUMNS.
         calibration_clips: How many of the clips of `calibrate` are used.
         cpu_time: On a machine that others use too: processor time of one thread instead of the clock's.
     """
@@ -52,7 +53,7 @@ def budgets(
         else:
             chosen = find_clips(list(calibrate))
             samples = Samples(chosen[:: max(1, len(chosen) // calibration_clips)][:calibration_clips], "truth")
-            sizes = tuple((int(rows), int(columns)) for rows, columns in (size.split("x") for size in input_size))
+            sizes = parse_sizes(input_sizes)
             settings = BudgetSettings(find_clips(list(data)), samples, threads=threads, cpu_time=cpu_time, input_sizes=sizes)
             found = make_candidates([what, *also], Path(folder), settings, console.print)
         times = sorted(entry.latency_ms for entry, _ in found)

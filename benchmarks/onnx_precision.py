@@ -1,7 +1,8 @@
 """What does each precision cost and gain? One checkpoint as fp32, fp16, int8 and int8-cpu: mean AP, size, what stays fp32.
 
     python -m benchmarks.onnx_precision nano --calibrate TRAINING_CLIPS --data VALIDATION_CLIPS --out FOLDER
-    python -m benchmarks.onnx_precision nano --layers 1 --precisions int8-cpu ...      # more candidates for benchmarks.onnx_budget
+    python -m benchmarks.onnx_precision nano --layers 1 --input-size 64x192 --precisions int8-cpu ...      # more candidates for
+                                                                                                      # benchmarks.onnx_budget
 
 Parts are chosen on `--calibrate`, accuracy is measured on `--data` by the evaluation that measures checkpoints; torch's own answer on
 the same clips stands in the first row. A file of the same weights that is there already is not made again. The files stay in FOLDER:
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.accuracy import accuracy_of
+from export.command import parse_sizes
 from export.lower import PRECISIONS, Judge, Samples, lowered
 from export.manifest import Manifest
 from export.networks import LoadedNetwork, load_network
@@ -38,6 +40,7 @@ def precision(
     precisions: tuple[str, ...] = PRECISIONS[1:],
     calibration_clips: int = 6,
     layers: int | None = None,
+    input_size: str = "",
     torch: bool = True,
 ) -> None:
     """Writes and measures the files.
@@ -51,14 +54,16 @@ def precision(
         precisions: Which files to write besides fp32.
         calibration_clips: How many of the clips of `calibrate` are used, evenly spaced.
         layers: Decoder layers; default all.
+        input_size: ROWSxCOLUMNS; default the checkpoint's own.
         torch: Measure torch's own accuracy too.
     """
     console = Console(highlight=False, width=150)
     out.mkdir(parents=True, exist_ok=True)
     chosen, clips = find_clips(calibrate), find_clips(data)
     samples = Samples(chosen[:: max(1, len(chosen) // calibration_clips)][:calibration_clips], against)
-    network = load_network(checkpoint, layers, "gather")
-    stem = out / f"{network.name}-{network.config.num_layers}layers"
+    sizes = parse_sizes([input_size] if input_size else [])
+    network = load_network(checkpoint, layers, "gather", *sizes)
+    stem = out / f"{network.name}-{network.config.num_layers}layers{f'-{input_size}' if input_size else ''}"
     proto, manifest = fp32_file(network, Path(f"{stem}-fp32.onnx"), clips, against)
     judge, seconds = Judge(proto, manifest, samples), {}
     for name in precisions:

@@ -1,14 +1,15 @@
 """Which graph is the most accurate that fits a time budget? Candidates of layers, size and precision, and their table.
 
-    surround4d export CHECKPOINT --also OTHER --out car.onnx --budget-ms 80 --calibrate TRAINING --data CLIPS --against truth
+    surround4d export CHECKPOINT --also OTHER --input-sizes 64x192 --out car.onnx --budget-ms 80 --calibrate TRAINING --data CLIPS
 
-Several checkpoints (other variants) may compete. On this machine the 90th percentile of the network's time is measured, and once more
-for the chosen file; for a device of `export.roofline` that is not here the bound is estimated, and marked so.
+Several checkpoints (other variants) and picture sizes may compete. On this machine the 90th percentile of the network's time is measured,
+and once more for the chosen file; for a device of `export.roofline` that is not here the bound is estimated, and marked so.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -69,7 +70,7 @@ class BudgetSettings:
     sampler: str | None = None
     """Default: gather here, gridsample on a device of the table."""
     input_sizes: tuple[tuple[int, int], ...] = ()
-    """Rows and columns of further picture sizes than the checkpoint's own."""
+    """Rows and columns of further picture sizes than the checkpoint's own, which always competes."""
 
     def __post_init__(self) -> None:
         if not self.clips:
@@ -107,10 +108,13 @@ def make_candidates(
     checkpoints: list[str], folder: Path, settings: BudgetSettings, progress: Callable[[str], None] = lambda text: None
 ) -> list[tuple[Candidate, Path]]:
     """Every checkpoint with every number of layers, picture size and precision: written to `folder`, timed and measured."""
+    configs = {name: load_network(name).config for name in checkpoints}
+    for config, size in product(configs.values(), settings.input_sizes):
+        replace(config, input_hw=size)  # a size that the network cannot take is refused now, not after the first candidates
     found = []
-    for name in checkpoints:
-        for layers in range(1, load_network(name).config.num_layers + 1):
-            for size in (None, *settings.input_sizes):
+    for name, config in configs.items():
+        for layers in range(1, config.num_layers + 1):
+            for size in (None, *(size for size in dict.fromkeys(settings.input_sizes) if size != config.input_hw)):
                 network = load_network(name, layers, settings.asked_sampler, size)
                 label = f"{network.name}-{layers}layers" + ("" if size is None else f"-{size[0]}x{size[1]}")
                 proto, manifest, _ = verified_graph(network, folder / f"{label}.onnx")

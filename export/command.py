@@ -1,5 +1,6 @@
 """What does `surround4d export` do? Load, trace, verify, lower the precision, measure, and only then give the file its name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,6 +32,7 @@ def export_checkpoint(
     budget_ms: float | None = None,
     device: str = "here",
     also: tuple[str, ...] = (),
+    input_sizes: tuple[str, ...] = (),
     opset: int = OPSET,
     steps: int = 5,
 ) -> None:
@@ -51,6 +53,7 @@ def export_checkpoint(
         budget_ms: Choose layers and precision: write the most accurate graph (on `data`, against truth) whose step fits this time.
         device: Where the budget holds: "here" measures, a device of `surround4d roofline` estimates.
         also: Further checkpoints (other sizes, other variants) that compete for the budget.
+        input_sizes: Further picture sizes that compete for the budget, ROWSxCOLUMNS, such as 64x192; the weights stay as they are.
         opset: ONNX operator set, 16 to 19.
         steps: Steps per rig that are compared with torch before the file gets its name.
     """
@@ -61,8 +64,11 @@ def export_checkpoint(
     samples = Samples(find_clips(list(calibrate)) if calibrate else clips, against)
     if against and not clips:
         raise ConfigError(f"against {against!r}: there are no clips to measure on; give some with --data")
+    sizes = parse_sizes(input_sizes)
+    if sizes and budget_ms is None:
+        raise ConfigError(f"input-sizes {' '.join(input_sizes)}: sizes compete for a budget only; give one with --budget-ms")
     if budget_ms is not None:
-        settings = BudgetSettings(clips, Samples(samples.clips, against or "truth"), device, sampler=sampler)
+        settings = BudgetSettings(clips, Samples(samples.clips, against or "truth"), device, sampler=sampler, input_sizes=sizes)
         write_within_budget([checkpoint, *also], out, budget_ms, settings)
         return
     network = load_network(checkpoint, layers, sampler or ("gather" if precision == "int8-cpu" else None))
@@ -79,6 +85,17 @@ def parse_cameras(text: str) -> int | None:
     if not text.isdigit() or not 1 <= int(text) <= MAX_CAMERAS:
         raise ConfigError(f"cameras: expected dynamic or 1 to {MAX_CAMERAS}, got {text!r}; correct it")
     return int(text)
+
+
+def parse_sizes(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of each ROWSxCOLUMNS."""
+    sizes = []
+    for text in texts:
+        rows, _, columns = text.partition("x")
+        if not (rows.isdecimal() and columns.isdecimal()):
+            raise ConfigError(f"input-sizes: expected ROWSxCOLUMNS such as 64x192, got {text!r}; correct it")
+        sizes.append((int(rows), int(columns)))
+    return tuple(sizes)
 
 
 def print_summary(out: Path, manifest: Manifest, found: Verification) -> None:

@@ -1,6 +1,7 @@
 """Do half precision and int8 keep geometry in fp32, sorted graphs and small errors? And does the roofline count right?"""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from standin_network import StandIn, standin_config
 
 from export.budget import BudgetSettings, Candidate, choose, is_pareto, measure_ms, write_choice, write_within_budget
 from export.calibration import Range, calibrate, narrowed
+from export.command import export_checkpoint, parse_sizes
 from export.half import group_of, groups_of, half_lowering, to_half
 from export.int8 import SYMMETRIC, UNSIGNED, int8_lowering, to_int8
 from export.lint import lint
@@ -288,3 +290,35 @@ def test_a_budget_writes_file_table_and_plot(tmp_path, tiny_clip_path, monkeypat
     ]
     assert not list(tmp_path.glob(".car*"))
     assert len(measure_ms(OnnxNetwork(out, threads=1), steps=3)) == 3
+
+
+def standin_network(name: str, layers=None, sampler=None, input_hw=None) -> LoadedNetwork:
+    config = replace(CONFIG, query=replace(CONFIG.query, num_layers=1), input_hw=input_hw or CONFIG.input_hw)
+    return LoadedNetwork("standin", StandIn().eval(), config, "")
+
+
+def test_picture_sizes_compete_for_a_budget(tmp_path, tiny_clip_path, monkeypatch):
+    monkeypatch.setattr("export.budget.load_network", standin_network)
+    sizes = ((32, 32), (32, 32), CONFIG.input_hw)  # a doubled size and the checkpoint's own compete once
+    settings = BudgetSettings([tiny_clip_path], Samples([tiny_clip_path], "truth"), "orin-nx", precisions=("fp32",), input_sizes=sizes)
+    write_within_budget(["x"], tmp_path / "car.onnx", 1e6, settings)
+    told = json.loads((tmp_path / "car.onnx.pareto.json").read_text())["candidates"]
+    assert [entry["name"] for entry in told] == ["standin-1layers-fp32", "standin-1layers-32x32-fp32"]
+    assert told[1]["latency_ms"] < told[0]["latency_ms"]
+    assert all(0 <= entry["accuracy"] <= 1 for entry in told)
+
+
+def test_picture_sizes_are_refused_in_words(tmp_path, tiny_clip_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("export.command.write_within_budget", lambda names, out, ms, settings: given.append(settings.input_sizes))
+    export_checkpoint("x", tmp_path / "car.onnx", data=(tiny_clip_path,), budget_ms=1e6, input_sizes=("64x192", "96x256"))
+    assert given == [((64, 192), (96, 256))]
+    monkeypatch.undo()
+    monkeypatch.setattr("export.budget.load_network", standin_network)
+    for text in ("64", "64x", "x192", "64x-192", "64x192x3", "big"):
+        with pytest.raises(ConfigError, match=r"expected ROWSxCOLUMNS such as 64x192"):
+            parse_sizes([text])
+    with pytest.raises(ConfigError, match="sizes compete for a budget only"):
+        export_checkpoint("x", tmp_path / "car.onnx", input_sizes=("64x192",))
+    with pytest.raises(ConfigError, match=r"input_hw: expected multiples of .* got 33x64"):
+        export_checkpoint("x", tmp_path / "car.onnx", data=(tiny_clip_path,), budget_ms=1e6, input_sizes=("33x64",))
