@@ -4,7 +4,7 @@ Only Conv is quantised (FACTS: 0.8 % state error; everything: 18 %), weights sym
 activations. `SYMMETRIC` is what TensorRT wants: int8, zero point 0, pairs before the convolutions alone. `UNSIGNED` is what processors
 want: uint8 with a zero point, pairs behind the convolutions too, because onnxruntime runs a convolution in integers only if both its
 sides are; a Relu or Clip between a convolution and its pair is what the rounding does anyway and is left away; pictures enter as the
-bytes they are. Other operators keep their precision.
+bytes they are; what only picks values (nearest resizing, maxima) picks integers. Other operators keep their precision.
 """
 
 from collections.abc import Collection, Mapping
@@ -81,6 +81,8 @@ def to_int8(model: ModelProto, ranges: dict[str, Range], keep: Collection[str] =
             name = node.input[0]
             _round_bias(graph, node, weights, entered[name] if name in entered else style.parameters(ranges[name])[0])
     _round_activations(graph, chosen, ranges, style, set(entered))
+    if style.both_sides:
+        _stay_rounded(graph)
     _drop_unread(graph)
     return result
 
@@ -118,7 +120,7 @@ def _round_activations(graph: GraphProto, chosen: list[NodeProto], ranges: dict[
     for node in graph.node:
         for position, name in enumerate(node.input):
             if name in pairs and (style.both_sides or (position == 0 and id(node) in numbers)):
-                node.input[position] = pairs[name][1].output[0]
+                node.input[position] = pairs[name][node.op_type != "Shape"].output[0]  # a size needs no values
     _insert(graph, pairs)
 
 
@@ -139,6 +141,29 @@ def _insert(graph: GraphProto, pairs: dict[str, tuple[NodeProto, NodeProto]]) ->
         nodes.append(node)
         for name in node.output:
             nodes.extend(pairs.get(name, ()))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _picks_values(node: NodeProto) -> bool:
+    """Whether every result is one of the inputs, so that it is the same integer before and after rounding."""
+    nearest = any(a.name == "mode" and a.s == b"nearest" for a in node.attribute)
+    return node.op_type in ("ReduceMax", "MaxPool") or (node.op_type == "Resize" and nearest)
+
+
+def _stay_rounded(graph: GraphProto) -> None:
+    """Operators that only pick values read the integers of a rounded tensor and give integers, which are made numbers after them."""
+    rounded = {node.output[0]: node for node in graph.node if node.name.endswith("_dequantise_act")}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        before = rounded.get(node.input[0]) if node.input and _picks_values(node) else None
+        if before is None or len(node.output) > 1:
+            continue
+        name = node.output[0]
+        node.input[0], node.output[0] = before.input[0], f"{name}_picked"
+        rounded[name] = helper.make_node("DequantizeLinear", [f"{name}_picked", *before.input[1:]], [name], name=f"{name}_dequantise_act")
+        nodes.extend(in_scope_of(node, rounded[name]))
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fusion.lenses import Lenses, project
-from fusion.sampling import mix_pixels, pixel_rows
+from fusion.sampling import four_pixels, four_shares, mix_pixels_often, pixel_rows
 
 VIEWS = 2
 """Best views kept for each point."""
@@ -38,24 +38,21 @@ def best_views(points_ego: Tensor, lenses: Lenses, velocity_BP2: Tensor | None =
     A moving point (`velocity_BP2`, m/s) is looked for where it was at each camera's own instant.
     """
     seen = project(points_ego, lenses, velocity_BP2)
-    width, height = lenses.size_wh
-    margin = torch.minimum(
-        torch.minimum(seen.u_BNP + 0.5, width - 0.5 - seen.u_BNP), torch.minimum(seen.v_BNP + 0.5, height - 0.5 - seen.v_BNP) * 2.0
-    )
+    width = lenses.size_wh[0]
     sharpness = lenses.intrinsics_BN4[..., :1] / width
-    score = torch.where(seen.visible_BNP, sharpness * (margin / (0.1 * width)).clamp(0.01, 1.0), torch.zeros_like(margin))
+    score = torch.where(seen.visible_BNP, sharpness * (seen.margin_BNP / (0.1 * width)).clamp(0.01, 1.0), 0.0)
     first_score, first = score.max(dim=1, keepdim=True)
     cameras = torch.arange(score.shape[1], device=score.device)[None, :, None]
-    second_score, second = torch.where(cameras == first, torch.full_like(score, -1.0), score).max(dim=1, keepdim=True)
+    second_score, second = torch.where(cameras == first, -1.0, score).max(dim=1, keepdim=True)
     camera = torch.cat([first, second], dim=1)
 
     def pick(value: Tensor, fallback: float) -> Tensor:
         picked = value.gather(1, camera)
-        return torch.where(visible, picked, torch.full_like(picked, fallback))
+        return torch.where(visible, picked, fallback)
 
     visible = torch.cat([first_score, second_score], dim=1) > 0
     return Views(
-        torch.where(visible, camera, torch.zeros_like(camera)),
+        torch.where(visible, camera, 0),
         pick(seen.u_BNP, 0.0),
         pick(seen.v_BNP, 0.0),
         visible.float(),
@@ -86,15 +83,22 @@ class Atlas:
         """Features (B, C, V, P) of one level; not yet masked by visibility."""
         return sample_stacked(self.levels[level], self.cameras, self.lenses.size_wh, views)
 
-    def seen(self, views: Views) -> Tensor:
-        """Features (B, P, L, C) of all levels, the mean of the views that see a point; zero where none does."""
+    def mixed(self, views: Views, weight_BQhPL: Tensor) -> Tensor:
+        """(B, Q, h, C): for every query and head the weighted sum of what its P points show in L levels.
+
+        `views` are those of Q*P points. What a point shows is the mean of the views that see it; zero where none does.
+        """
+        batch, queries, _, points, levels = weight_BQhPL.shape
         visible = views.visible_BVP / views.visible_BVP.sum(1, keepdim=True).clamp(min=1.0)
-        if self.sampler == "gather":
-            pixel, share = corners(self.maps, self.cameras, self.lenses.size_wh, views)
-            weight = share * visible.transpose(1, 2)[:, :, None, :, None]
-            return mix_pixels(torch.cat([pixel_rows(level) for level in self.maps]), pixel, weight)
-        samples = torch.stack([self.sample(views, level) for level in range(len(self.levels))], dim=2)  # B C L V P
-        return (samples * visible[:, None, None].to(samples.dtype)).sum(3).permute(0, 3, 2, 1)
+        if self.sampler != "gather":
+            samples = torch.stack([self.sample(views, level) for level in range(len(self.levels))], dim=2)  # B C L V P
+            seen = (samples * visible[:, None, None].to(samples.dtype)).sum(3).permute(0, 3, 2, 1)  # B P L C
+            return weight_BQhPL.flatten(3).to(seen.dtype) @ seen.reshape(batch, queries, points * levels, -1)
+        pixel, share = corners(self.maps, self.cameras, self.lenses.size_wh, views)
+        share = (share * visible[:, None, None]).permute(0, 4, 1, 2, 3).reshape(batch, queries, 1, points, levels, -1)
+        pixel = pixel.permute(0, 4, 1, 2, 3).reshape(batch, queries, -1)
+        rows = torch.cat([pixel_rows(level) for level in self.maps])
+        return mix_pixels_often(rows, pixel, (weight_BQhPL[..., None] * share).flatten(3))
 
 
 def stack_cameras(maps: Tensor, batch: int) -> Tensor:
@@ -121,32 +125,31 @@ def sample_stacked(stacked: Tensor, cameras: int, size_wh: tuple[int, int], view
 
 
 def corners(maps: list[Tensor], cameras: int, size_wh: tuple[int, int], views: Views) -> tuple[Tensor, Tensor]:
-    """The four pixels around each view's pixel in each of L maps (B*N, C, h, w), and their bilinear shares, both (B, P, L, V, 4).
+    """The four pixels around each view's pixel in each of L maps (B*N, C, h, w), and their bilinear shares, both (B, L, 4, V, P).
 
-    Pixels count through all maps as `pixel_rows` of one after the other: map, clip, camera, row, column.
+    Pixels (int32) count through all maps as `pixel_rows` of one after the other: map, clip, camera, row, column.
     """
     device, count = maps[0].device, maps[0].shape[0]
 
     def of_levels(values: list[int]) -> Tensor:
-        return torch.tensor(values, device=device)[:, None]  # L 1
+        return torch.tensor(values, device=device, dtype=torch.int32)[:, None, None]  # L 1 1
 
-    rows, columns = of_levels([m.shape[2] for m in maps]), of_levels([m.shape[3] for m in maps])
-    before = of_levels([sum(m.shape[2] * m.shape[3] for m in maps[:level]) for level in range(len(maps))]) * count
-    u, v, camera = (value.transpose(1, 2)[:, :, None] for value in (views.u_BVP, views.v_BVP, views.camera_BVP))  # B P 1 V
-    column, row = _within((u + 0.5) * (columns / size_wh[0]) - 0.5, columns), _within((v + 0.5) * (rows / size_wh[1]) - 0.5, rows)
-    left, top = column.floor(), row.floor()
-    right_share, low_share = column - left, row - top
-    left, top = left.long(), top.long()
-    right, low = torch.minimum(left + 1, columns - 1), torch.minimum(top + 1, rows - 1)
-    clip = torch.arange(count // cameras, device=device)[:, None, None, None] * cameras
-    strip = (clip + camera) * rows
-    upper_row, lower_row = before + (strip + top) * columns, before + (strip + low) * columns
-    pixel = torch.stack([upper_row + left, upper_row + right, lower_row + left, lower_row + right], dim=-1)
-    left_share, top_share = 1 - right_share, 1 - low_share
-    share = torch.stack([top_share * left_share, top_share * right_share, low_share * left_share, low_share * right_share], dim=-1)
-    return pixel, share
+    sizes = [(m.shape[2], m.shape[3]) for m in maps]
+    heights, widths = (of_levels([size[axis] for size in sizes]) for axis in (0, 1))
+    before = of_levels([sum(h * w for h, w in sizes[:level]) for level in range(len(maps))]) * count
+    left, right_share = _lower_of_two(views.u_BVP[:, None], widths, size_wh[0])  # B L V P
+    top, low_share = _lower_of_two(views.v_BVP[:, None], heights, size_wh[1])
+    camera = views.camera_BVP.int()
+    if len(camera) > 1:
+        camera = camera + torch.arange(len(camera), device=device, dtype=torch.int32)[:, None, None] * cameras
+    first = (camera[:, None] * heights + top) * widths + left + before
+    pixel = first[:, :, None] + four_pixels(sizes, device)[..., None]
+    return pixel, four_shares((1 - right_share, right_share), (1 - low_share, low_share), dim=2)
 
 
-def _within(position: Tensor, size: Tensor) -> Tensor:
-    """Clamped to the centres of `size` pixels."""
-    return torch.minimum(position.clamp(min=0.0), size - 1.0)
+def _lower_of_two(pixel: Tensor, size: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
+    """The lower (int32) of the two map pixels around an image pixel, and the share of the upper one, within a map of `size` pixels."""
+    scale = size / image_size
+    position = torch.minimum((pixel * scale + (0.5 * scale - 0.5)).clamp(min=0.0), size - 1.0)
+    lower = torch.minimum(position.floor(), (size - 2.0).clamp(min=0.0))
+    return lower.int(), position - lower

@@ -60,15 +60,19 @@ class Recollection(nn.Module):
 
     def forward(self, tokens: Tensor, code_BQR: Tensor, reference_BQ3: Tensor, past: Recalled) -> Tensor:
         """Box codes (`fusion.boxcode`) with their velocities corrected; centres are cut from this gradient."""
-        offset = (code_BQR[..., CODE_XYZ] + reference_BQ3)[:, :, None, :2].detach() - past.box_BS9[:, None, :, :2]
-        distance = torch.sqrt((offset * offset).sum(-1) + 1e-4)
+        center = (code_BQR[..., CODE_XYZ] + reference_BQ3).detach()
+        offset = [center[..., i : i + 1] - past.box_BS9[:, None, :, i] for i in (0, 1)]  # plane by plane, as in `fusion.layer`
+        distance = torch.sqrt(offset[0] * offset[0] + offset[1] * offset[1] + 1e-4)
         likeness = self.query(tokens) @ self.key(past.embedding_BSC).transpose(1, 2) * (tokens.shape[-1] ** -0.5)
         logits = likeness.float() - functional.softplus(self.reach) * distance + attention_bias(past.valid_BS)[:, None]
         nothing = self.nothing.expand(*logits.shape[:2], 1)
         weight = torch.cat([nothing, logits], dim=-1).softmax(-1)[..., 1:]
         velocity = code_BQR[..., CODE_VELOCITY]
-        measured = past.box_BS9[:, None, :, 7:9] + offset * past.rate_B[:, None, None, None]
-        innovation = (weight[..., None] * (measured - velocity[:, :, None].detach())).sum(2)
+        missed = []
+        for i in (0, 1):
+            measured = past.box_BS9[:, None, :, 7 + i] + offset[i] * past.rate_B[:, None, None]
+            missed.append((weight * (measured - velocity[..., i : i + 1].detach())).sum(-1))
+        innovation = torch.stack(missed, dim=-1)
         size = torch.log1p(torch.sqrt((innovation * innovation).sum(-1, keepdim=True) + 1e-6)).detach()
         evidence = torch.cat([tokens.float(), size, weight.sum(-1, keepdim=True)], dim=-1)
         corrected = velocity + self.gain(evidence.to(tokens.dtype)).float().sigmoid() * innovation

@@ -13,7 +13,7 @@ from torch.nn import functional
 from fusion.atlas import Atlas, best_views
 from fusion.gradual import attention_bias
 from fusion.grid import BevGrid
-from fusion.sampling import sample_plane
+from fusion.sampling import mix_pixels_often, pixel_rows, plane_corners, sample_plane
 
 
 @dataclass
@@ -156,22 +156,35 @@ class SampledAttention(nn.Module):
         batch, queries = tokens.shape[:2]
         velocity = box[:, :, None, 7:9].expand(-1, -1, self.points, -1).reshape(batch, -1, 2)
         views = best_views(points.reshape(batch, -1, 3), atlas.lenses, velocity)
-        samples = atlas.seen(views).reshape(batch, queries, self.points, self.levels, -1)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
+        any_seen = seen.amax(-1)[..., None, None]  # B Q 1 1
         logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, self.points, self.levels)
         logits = logits + ((seen - 1.0) * 1e4)[:, :, None, :, None]
-        weights = logits.flatten(3).softmax(-1) * seen.amax(-1)[..., None, None]  # B Q h PL
-        values = self.camera_value(samples.flatten(2, 3)).reshape(batch, queries, self.points * self.levels, self.heads, -1)
-        mixed = (weights.transpose(2, 3)[..., None].to(values.dtype) * values).sum(2)
-        return mixed.flatten(2) + self.seen(seen.mean(-1, keepdim=True).to(mixed.dtype))
+        weights = (logits.flatten(3).softmax(-1) * any_seen).reshape(logits.shape)
+        found = self._values(atlas.mixed(views, weights), self.camera_value, any_seen)
+        return found + self.seen(seen.mean(-1, keepdim=True).to(found.dtype))
 
     def _from_bev(self, tokens: Tensor, points: Tensor, bev: Tensor, around: Surroundings) -> Tensor:
         batch, queries = tokens.shape[:2]
         where = around.grid.normalised(points)  # B Q P 2
-        samples = sample_plane(bev, where, around.atlas.sampler)
-        values = self.bev_value(samples.permute(0, 2, 3, 1)).reshape(batch, queries, self.points, self.heads, -1)
         weights = self.bev_weights(tokens).float().reshape(batch, queries, self.heads, self.points).softmax(-1)
-        return (weights.transpose(2, 3)[..., None].to(values.dtype) * values).sum(2).flatten(2)
+        if around.atlas.sampler == "gather":
+            pixel, share = (value.transpose(1, 2) for value in plane_corners(where.flatten(1, 2), *bev.shape[2:]))  # B QP 4
+            weights = (weights[..., None] * share.reshape(batch, queries, 1, self.points, 4)).flatten(3)
+            mixed = mix_pixels_often(pixel_rows(bev), pixel.reshape(batch, queries, -1), weights)
+        else:
+            samples = sample_plane(bev, where, around.atlas.sampler).permute(0, 2, 3, 1)
+            mixed = weights.to(samples.dtype) @ samples
+        return self._values(mixed, self.bev_value, mixed.new_ones(1, 1, 1, 1))
+
+    def _values(self, mixed_BQhC: Tensor, value: nn.Linear, share: Tensor) -> Tensor:
+        """What `value` makes of samples, (B, Q, C), when its heads get them already mixed: a sum passes a linear map, but is far smaller.
+
+        `share` (B, Q, 1, 1) is the sum of the weights they were mixed with.
+        """
+        weight = value.weight.reshape(self.heads, -1, value.in_features)  # h C/h Cin
+        values = (mixed_BQhC.transpose(1, 2) @ weight.transpose(1, 2)).transpose(1, 2)  # B Q h C/h
+        return (values + share.to(values.dtype) * value.bias.reshape(self.heads, -1)).flatten(2)
 
 
 class Layer(nn.Module):

@@ -56,6 +56,8 @@ class Projection:
     u_BNP: Tensor
     """Column in pixels of the network image (0 is the centre of the first pixel)."""
     v_BNP: Tensor
+    margin_BNP: Tensor
+    """Pixels to the nearest border of the picture, upper and lower ones count twice; negative outside."""
     visible_BNP: Tensor
     """bool: inside the picture of a living camera."""
     distance_BNP: Tensor
@@ -69,34 +71,28 @@ def project(points_ego: Float[Tensor, "B P 3"], lenses: Lenses, velocity_BP2: Te
     """
     x, y, z = _points_in_cameras(points_ego.float(), lenses, velocity_BP2)
     radius2 = x * x + y * y
-    distance2 = radius2 + z * z
-    radius = torch.sqrt(radius2 + 1e-18)
-    angle = torch.atan2(radius, z)
+    radius, distance = torch.sqrt(radius2 + 1e-18), torch.sqrt(radius2 + z * z + 1e-12)
+    angle = torch.pi / 2 - torch.atan(z / radius)
     k1, k2, k3, k4, k5 = (lenses.distortion_BN5[..., i : i + 1] for i in range(5))
+    fisheye = lenses.lens_BN[..., None] > 0.5
 
     a2 = angle * angle
-    fisheye_scale = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))) / radius.clamp(min=1e-9)
+    fisheye_scale = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))) / radius
 
-    in_front = z > MIN_DEPTH_M
-    inverse_depth = 1.0 / torch.where(in_front, z, torch.ones_like(z))
-    xn, yn = x * inverse_depth, y * inverse_depth
-    r2 = xn * xn + yn * yn
-    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k5))
-    xy2 = 2 * xn * yn
-    x_pinhole = xn * radial + k3 * xy2 + k4 * (r2 + 2 * xn * xn)
-    y_pinhole = yn * radial + k3 * (r2 + 2 * yn * yn) + k4 * xy2
+    inverse_depth = 1.0 / z.clamp(min=MIN_DEPTH_M)
+    r2 = radius2 * inverse_depth * inverse_depth
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k5)) + (2 * k3 * y + 2 * k4 * x) * inverse_depth
+    scale = torch.where(fisheye, fisheye_scale, radial * inverse_depth)
 
-    fisheye = lenses.lens_BN[..., None] > 0.5
-    xd = torch.where(fisheye, fisheye_scale * x, x_pinhole)
-    yd = torch.where(fisheye, fisheye_scale * y, y_pinhole)
     fx, fy, cx, cy = (lenses.intrinsics_BN4[..., i : i + 1] for i in range(4))
-    u, v = fx * xd + cx, fy * yd + cy
+    u = fx * x * scale + torch.where(fisheye, 0.0, fx * k4) * r2 + cx
+    v = fy * y * scale + torch.where(fisheye, 0.0, fy * k3) * r2 + cy
 
     width, height = lenses.size_wh
-    ok = (fisheye & (distance2 > MIN_DEPTH_M**2)) | (~fisheye & in_front)  # onnxruntime has no Where for booleans
-    inside = (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
-    visible = ok & inside & (angle <= lenses.max_angle_BN[..., None] + 1e-6) & (lenses.alive_BN[..., None] > 0.5)
-    return Projection(u, v, visible, torch.sqrt(distance2 + 1e-12))
+    margin = torch.minimum(torch.minimum(u + 0.5, width - 0.5 - u), torch.minimum(v + 0.5, height - 0.5 - v) * 2.0)
+    widest = torch.where(lenses.alive_BN > 0.5, lenses.max_angle_BN + 1e-6, -1.0)[..., None]
+    visible = (torch.where(fisheye, distance, z) > MIN_DEPTH_M) & (margin > 0) & (angle <= widest)
+    return Projection(u, v, margin, visible, distance)
 
 
 def _points_in_cameras(points_ego: Tensor, lenses: Lenses, velocity_BP2: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,15 +1,19 @@
 """What stands at each bird's-eye cell, seen by the cameras now? Cells pull features from the pictures, weighted by depth."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.atlas import VIEWS, Atlas, Views, best_views, corners, sample_stacked, stack_cameras
+from fusion.atlas import Atlas, Views, best_views, corners, sample_stacked, stack_cameras
 from fusion.grid import BevGrid
 from fusion.sampling import mix_pixels, pixel_rows
 from perception.blocks import conv_norm_relu
 from perception.depth import DepthBins
 
+ToCells = Callable[[Tensor], Tensor]
+"""Features of points, cell by cell and height by height (n, C), to features of cells (n / Z, O)."""
 MIN_WEIGHT = 0.02
 """Every sample counts at least this much, so that a wrong depth can still be mended by the gradient."""
 
@@ -21,29 +25,39 @@ class Lifting(nn.Module):
     pixel's depth distribution gives to the point's own distance. Heights are merged by a convolution.
     """
 
-    points_ZXY3: Tensor
+    points_XYZ3: Tensor
 
     def __init__(self, grid: BevGrid, bins: DepthBins, neck_channels: int, lift_channels: int, channels: int) -> None:
         super().__init__()
         self.grid, self.bins = grid, bins
-        heights = len(grid.heights_m)
+        self.heights = len(grid.heights_m)
         self.values = nn.Conv2d(neck_channels, lift_channels, 1)
-        self.merge = conv_norm_relu(heights * (lift_channels + 2), channels, kernel=1)
-        self.register_buffer("points_ZXY3", grid.points_ego(), persistent=False)
+        self.merge = conv_norm_relu(self.heights * (lift_channels + 2), channels, kernel=1)
+        self.register_buffer("points_XYZ3", grid.points_ego().permute(1, 2, 0, 3).contiguous(), persistent=False)
 
     def forward(self, atlas: Atlas, depth_logits: Tensor) -> Tensor:
         """Features (B, C, X, Y) of the cells; `depth_logits` (B*N, D, h, w) belong to the atlas' finest level."""
         batch = atlas.lenses.alive_BN.shape[0]
-        points = self.points_ZXY3.reshape(1, -1, 3).expand(batch, -1, -1)
+        points = self.points_XYZ3.reshape(1, -1, 3).expand(batch, -1, -1)
         views = best_views(points, atlas.lenses)
         pull = self._pull_by_samples if atlas.sampler == "gridsample" else self._pull_by_pixels
-        lifted, weight = pull(atlas, views, depth_logits)
-        evidence = torch.stack([weight.sum(1), views.visible_BVP.sum(1) * 0.5], dim=1).to(lifted.dtype)
-        per_point = torch.cat([lifted, evidence], dim=1)
-        return self.merge(per_point.reshape(batch, -1, *self.grid.shape))
+        conv, *norm_relu = self.merge  # a 1x1 convolution over all heights' channels: a matrix product, because points lie cell by cell
+        assert isinstance(conv, nn.Conv2d)
+        weight_ZCO = conv.weight.reshape(conv.out_channels, -1, self.heights).permute(2, 1, 0)
+        of_lifted, of_evidence = (w.flatten(0, 1) for w in weight_ZCO.split([weight_ZCO.shape[1] - 2, 2], dim=1))
+        merged, weight = pull(atlas, views, depth_logits, lambda lifted: lifted.reshape(-1, len(of_lifted)) @ of_lifted)
+        evidence = torch.stack([weight.sum(1), views.visible_BVP.sum(1) * 0.5], dim=-1).to(merged.dtype)
+        merged = merged + evidence.reshape(batch, -1, len(of_evidence)) @ of_evidence
+        planes = merged.transpose(1, 2).reshape(batch, -1, *self.grid.shape)
+        for module in norm_relu:
+            planes = module(planes)
+        return planes
 
-    def _pull_by_samples(self, atlas: Atlas, views: Views, depth_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted features (B, C, P) and weights (B, V, P) by sampling both maps; the depth at a sample is interpolated by a hat."""
+    def _pull_by_samples(self, atlas: Atlas, views: Views, depth_logits: Tensor, to_cells: ToCells) -> tuple[Tensor, Tensor]:
+        """What `to_cells` makes of the weighted features (P, C), (B, XY, O), and their weights (B, V, P), by sampling both maps.
+
+        The depth at a sample is interpolated by a hat.
+        """
 
         def sampled(stacked: Tensor) -> Tensor:
             return sample_stacked(stacked, atlas.cameras, atlas.lenses.size_wh, views)
@@ -51,26 +65,27 @@ class Lifting(nn.Module):
         probability = stack_cameras(depth_logits.float().softmax(1), views.visible_BVP.shape[0])
         hat = self.bins.hat(self.bins.position(views.distance_BVP)[:, None], dim=1)
         weight = ((sampled(probability) * hat).sum(1) + MIN_WEIGHT) * views.visible_BVP
-        return (sampled(self.values(atlas.levels[0])) * weight[:, None].to(depth_logits.dtype)).sum(2), weight
+        lifted = (sampled(self.values(atlas.levels[0])) * weight[:, None].to(depth_logits.dtype)).sum(2)
+        return to_cells(lifted.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(weight), -1)), weight
 
-    def _pull_by_pixels(self, atlas: Atlas, views: Views, depth_logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _pull_by_pixels(self, atlas: Atlas, views: Views, depth_logits: Tensor, to_cells: ToCells) -> tuple[Tensor, Tensor]:
         """The same numbers by fetching only what counts: 2 views x 4 pixels x 2 bins a point. Much faster on a processor."""
-        pixel, share = corners(atlas.maps[:1], atlas.cameras, atlas.lenses.size_wh, views)  # B P 1 V 4
-        position = self.bins.position(views.distance_BVP).transpose(1, 2)[:, :, None, :, None]
+        pixel, share = (value[:, 0] for value in corners(atlas.maps[:1], atlas.cameras, atlas.lenses.size_wh, views))  # B 4 V P
+        position = self.bins.position(views.distance_BVP)[:, None]
         lower = position.floor().clamp(max=self.bins.bins - 2.0)
         upper_share = position - lower
-        voxel = pixel * self.bins.bins + lower.long()
+        voxel = pixel * self.bins.bins + lower.int()
         flat = pixel_rows(depth_logits.float()).softmax(-1).reshape(-1)
         low, high = (flat.index_select(0, index.reshape(-1)).reshape(share.shape) for index in (voxel, voxel + 1))
-        consistent = (share * (low + upper_share * (high - low))).sum(-1)  # B P 1 V
-        weight = (consistent[:, :, 0].transpose(1, 2) + MIN_WEIGHT) * views.visible_BVP
-        rows, share = pixel_rows(self.values(atlas.maps[0])), share * weight.transpose(1, 2)[:, :, None, :, None]
-        lifted = mix_pixels(rows, pixel, share) if atlas.sampler == "gather" else _bagged(rows, pixel, share)
-        return lifted[:, :, 0].transpose(1, 2), weight
+        weight = ((share * (low + upper_share * (high - low))).sum(1) + MIN_WEIGHT) * views.visible_BVP
+        by_point = [value.permute(0, 3, 1, 2).flatten(2) for value in (pixel, share * weight[:, None])]  # B P 4V
+        rows = functional.linear(pixel_rows(atlas.maps[0]), self.values.weight.flatten(1), self.values.bias)
+        if atlas.sampler == "gather":
+            return mix_pixels(rows, *by_point, of=self.heights, then=to_cells), weight
+        return to_cells(_bagged(rows, *by_point)).unflatten(0, (len(weight), -1)), weight
 
 
-def _bagged(rows: Tensor, pixel_BPLV4: Tensor, weight_BPLV4: Tensor) -> Tensor:
-    """`mix_pixels` by torch's embedding bag, which has no counterpart in ONNX but is the fastest on a processor."""
-    pixel, weight = (value.reshape(-1, VIEWS * 4) for value in (pixel_BPLV4, weight_BPLV4))
-    lifted = functional.embedding_bag(pixel, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")
-    return lifted.reshape(*pixel_BPLV4.shape[:3], -1)
+def _bagged(rows: Tensor, pixel_BPK: Tensor, weight_BPK: Tensor) -> Tensor:
+    """`mix_pixels` by torch's embedding bag, (B*P, C): it has no counterpart in ONNX but is the fastest on a processor."""
+    pixel, weight = (value.flatten(0, 1).contiguous() for value in (pixel_BPK, weight_BPK))
+    return functional.embedding_bag(pixel, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")

@@ -76,7 +76,7 @@ class Surround(nn.Module):
         queries, layers = self.decoder(queries, self.source.position, mask_bias, around, past, self.num_layers)
         maps, ages = push_maps(state, old_maps, newest, step.dt_B)
         next_state = self.remember(queries, layers[-1], state, step.dt_B, maps, ages)
-        occupancy, flow = self.occupancy(bev, atlas.sampler) if self.occupancy is not None else (None, None)
+        occupancy, flow = self.occupancy(bev) if self.occupancy is not None else (None, None)
         output = StepOutput(
             layers=layers,
             num_denoising=0 if denoising is None else denoising.box_BM9.shape[1],

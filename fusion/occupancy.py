@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fusion.grid import BevGrid
-from fusion.sampling import sample_plane
 from perception.blocks import conv_norm_relu
 from scenes.layers import OCCUPANCY_STATES, VoxelGrid
 
@@ -12,10 +12,17 @@ FREE_BIAS = 2.0
 """Most voxels are free: the first steps should not have to learn that."""
 
 
-class OccupancyHead(nn.Module):
-    """States and flow of every voxel of `scenes.layers.VoxelGrid`; the cells are resampled where the two grids differ."""
+def bilinear_shares(where: Tensor, size: int) -> Tensor:
+    """(M, size): what each of `size` pixels counts at M positions in [-1, 1] of them all; nothing outside."""
+    position = (where + 1) * (size / 2) - 0.5
+    return functional.relu(1.0 - (position[:, None] - torch.arange(size, device=where.device)).abs())
 
-    where_XY2: Tensor
+
+class OccupancyHead(nn.Module):
+    """States and flow of every voxel of `scenes.layers.VoxelGrid`; where the grids differ, columns and then rows are resampled."""
+
+    from_rows_XH: Tensor
+    from_columns_YW: Tensor
 
     def __init__(self, channels: int, grid: BevGrid, voxels: VoxelGrid | None = None) -> None:
         super().__init__()
@@ -26,16 +33,16 @@ class OccupancyHead(nn.Module):
         self.flow = nn.Conv2d(96, 2 * self.heights, 1)
         with torch.no_grad():
             self.state.bias[: self.heights] = FREE_BIAS  # type: ignore[index]
-        where = grid.normalised(torch.from_numpy(self.voxels.centers_ego()[:, :, 0]).float())
+        places = grid.normalised(torch.from_numpy(self.voxels.centers_ego()[:, :, 0]).float())  # X Y 2: column, row
         same = self.voxels.shape[:2] == grid.shape and self.voxels.voxel_m[0] == self.voxels.voxel_m[1] == grid.cell_m
         self.same_grid = same and self.voxels.min_ego_m[:2] == (grid.min_x_m, grid.min_y_m)
-        self.register_buffer("where_XY2", where, persistent=False)
+        self.register_buffer("from_rows_XH", bilinear_shares(places[:, 0, 1], grid.cells_x), persistent=False)
+        self.register_buffer("from_columns_YW", bilinear_shares(places[0, :, 0], grid.cells_y), persistent=False)
 
-    def forward(self, bev: Tensor, sampler: str = "auto") -> tuple[Tensor, Tensor]:
-        """Features (B, C, X, Y) to state logits (B, O, X, Y, Z) and flow (B, 2, X, Y, Z) in m/s."""
+    def forward(self, bev: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C, H, W) to state logits (B, O, X, Y, Z) and flow (B, 2, X, Y, Z) in m/s."""
         if not self.same_grid:
-            where = self.where_XY2[None].expand(bev.shape[0], -1, -1, -1).to(bev.dtype)
-            bev = sample_plane(bev, where, sampler)
+            bev = self.from_rows_XH.to(bev.dtype) @ (bev @ self.from_columns_YW.to(bev.dtype).T)
         hidden = self.hidden(bev)
         return self._voxels(self.state(hidden), self.states), self._voxels(self.flow(hidden), 2)
 

@@ -1,8 +1,14 @@
 """How are maps sampled where a runtime's GridSample is slow or not to be trusted? Whole pixels are fetched and mixed by a small product."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+PIECE_VALUES = 2**19
+"""An exported graph fetches and mixes about this many values at a time, so that they stay in a core's cache between the two."""
+MAX_PIECES = 32
 
 
 def pixel_rows(maps: Tensor) -> Tensor:
@@ -10,12 +16,66 @@ def pixel_rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
-def mix_pixels(rows: Tensor, pixel_BPLV4: Tensor, weight_BPLV4: Tensor) -> Tensor:
-    """(B, P, L, C): for every point and level the weighted sum of the V * 4 rows that it names. A gather and a small matrix product."""
-    batch, points, levels = pixel_BPLV4.shape[:3]
-    weight = weight_BPLV4.reshape(batch * points * levels, 1, -1)
-    found = rows.index_select(0, pixel_BPLV4.reshape(-1)).reshape(batch * points * levels, -1, rows.shape[1])
-    return (weight.to(rows.dtype) @ found).reshape(batch, points, levels, -1)
+def mix_pixels(
+    rows: Tensor, pixel_BPK: Tensor, weight_BPK: Tensor, of: int = 1, then: Callable[[Tensor], Tensor] = lambda mixed: mixed
+) -> Tensor:
+    """(B, P, C): for every point the weighted sum of the K rows that it names. A gather and a small matrix product.
+
+    `then` may make (n / of, C') of the mixed (n, C) of each piece of whole groups of `of` points; the answer is (B, P / of, C') then.
+    """
+    return mix_pixels_often(rows, pixel_BPK, weight_BPK[:, :, None], of, lambda mixed: then(mixed[:, 0]))
+
+
+def mix_pixels_often(
+    rows: Tensor, pixel_BPK: Tensor, weight_BPMK: Tensor, of: int = 1, then: Callable[[Tensor], Tensor] = lambda mixed: mixed
+) -> Tensor:
+    """(B, P, M, C): for every point M weighted sums of the K rows that it names; `of` and `then` as in `mix_pixels`."""
+    batch, points, times, count = weight_BPMK.shape
+    pixel, weight = pixel_BPK.reshape(-1, count), weight_BPMK.reshape(-1, times, count).to(rows.dtype)
+    size = piece_size(len(pixel), count * rows.shape[1], of)
+    mixed = []
+    for names, shares in zip(pixel.split(size), weight.split(size), strict=True):
+        mixed.append(then(shares @ rows.index_select(0, names.reshape(-1)).reshape(-1, count, rows.shape[1])))
+    return torch.cat(mixed).unflatten(0, (batch, points // of))
+
+
+def piece_size(points: int, values: int, of: int = 1) -> int:
+    """How many of so many points, of `values` fetched values each, are mixed at a time: all, unless the graph is being exported."""
+    if not torch.compiler.is_exporting():
+        return points
+    pieces = min(MAX_PIECES, max(1, points * values // PIECE_VALUES))
+    return -(-points // (pieces * of)) * of
+
+
+def plane_corners(where_BP2: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The four pixels around each position (column, row in [-1, 1] of a map of at least 2 x 2 pixels), and their bilinear shares.
+
+    Both (B, 4, P): int32 counted through clips, rows and columns, and float32; a pixel outside the map has no share.
+    """
+    left, right_of = _two_around((where_BP2[..., 0] + 1) * (columns / 2) - 0.5, columns)
+    top, low_of = _two_around((where_BP2[..., 1] + 1) * (rows / 2) - 0.5, rows)
+    first = (top * columns + left)[:, None]
+    if len(where_BP2) > 1:
+        first = first + torch.arange(len(where_BP2), device=first.device, dtype=torch.int32)[:, None, None] * (rows * columns)
+    return first + four_pixels([(rows, columns)], first.device)[0], four_shares(right_of, low_of, dim=1)
+
+
+def _two_around(position: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The lower (int32) of the two pixels around a position, and what each of them counts; 0 for one outside."""
+    lower = position.floor().clamp(0.0, size - 2.0)
+    beyond = position - lower
+    return lower.int(), (functional.relu(1.0 - beyond.abs()), functional.relu(1.0 - (beyond - 1.0).abs()))
+
+
+def four_pixels(sizes_hw: list[tuple[int, int]], device: torch.device) -> Tensor:
+    """(L, 4, 1) int32: from the upper left of four pixels to itself and the others, in maps of these sizes; nowhere if there is one row."""
+    steps = [(min(1, w - 1), w * min(1, h - 1)) for h, w in sizes_hw]
+    return torch.tensor([[0, x, y, x + y] for x, y in steps], device=device, dtype=torch.int32)[..., None]
+
+
+def four_shares(across: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor], dim: int) -> Tensor:
+    """The shares of four pixels, in the order of `four_pixels`, along a new axis: (left, right) times (top, low)."""
+    return torch.stack([y * x for y in down for x in across], dim=dim)
 
 
 def sample_plane(maps: Tensor, where_BXY2: Tensor, sampler: str) -> Tensor:
@@ -25,17 +85,6 @@ def sample_plane(maps: Tensor, where_BXY2: Tensor, sampler: str) -> Tensor:
     """
     if sampler != "gather":
         return functional.grid_sample(maps, where_BXY2.to(maps.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
-    batch, _, rows, columns = maps.shape
-    column, row = (where_BXY2[..., 0].flatten(1) + 1) * (columns / 2) - 0.5, (where_BXY2[..., 1].flatten(1) + 1) * (rows / 2) - 0.5
-    left, top = column.floor(), row.floor()
-    right_share, low_share = column - left, row - top
-    clip = torch.arange(batch, device=maps.device)[:, None] * (rows * columns)
-    pixels, weights = [], []
-    for y, y_share in ((top, 1 - low_share), (top + 1, low_share)):
-        for x, x_share in ((left, 1 - right_share), (left + 1, right_share)):
-            inside = (x >= 0) & (x <= columns - 1) & (y >= 0) & (y <= rows - 1)
-            pixels.append(clip + y.clamp(0, rows - 1).long() * columns + x.clamp(0, columns - 1).long())
-            weights.append(x_share * y_share * inside.float())
-    pixel, weight = (torch.stack(values, dim=-1)[:, :, None, None] for values in (pixels, weights))  # B P 1 1 4
-    mixed = mix_pixels(pixel_rows(maps), pixel, weight)
-    return mixed[:, :, 0].transpose(1, 2).reshape(batch, -1, *where_BXY2.shape[1:3])
+    pixel, weight = plane_corners(where_BXY2.flatten(1, 2), *maps.shape[2:])
+    mixed = mix_pixels(pixel_rows(maps), pixel.transpose(1, 2), weight.transpose(1, 2))
+    return mixed.transpose(1, 2).reshape(len(maps), -1, *where_BXY2.shape[1:3])

@@ -32,7 +32,7 @@ class CameraNetwork(nn.Module):
         """Levels (B*N, C, H/l, W/l), finest first, and depth logits (B*N, D, h, w) at the finest.
 
         `geometry_BNGhw` describes each finest pixel's ray, `ground_BNDhw` holds the soft distance bins of flat ground along it.
-        Pictures of dead cameras are replaced by zeros before, and their features after, so that nothing in them can matter.
+        Pictures of dead cameras are replaced by zeros, so that their features are finite; no view ever reads them (`fusion.atlas`).
         """
         alive = alive_BN.flatten()[:, None, None, None] > 0.5
         pixels = images_BNHW3.flatten(0, 1).permute(0, 3, 1, 2).float()
@@ -42,4 +42,4 @@ class CameraNetwork(nn.Module):
         levels = self.neck(self.backbone(pixels))
         levels[0] = levels[0] + self.geometry(geometry_BNGhw.flatten(0, 1).to(levels[0].dtype))
         depth = self.depth(levels[0], ground_BNDhw.flatten(0, 1).to(levels[0].dtype))
-        return [torch.where(alive, level, torch.zeros_like(level)) for level in levels], depth
+        return levels, depth

@@ -237,6 +237,35 @@ def test_devices_are_named_or_added(tmp_path):
         read_devices(added)
 
 
+def test_what_only_picks_values_picks_integers_and_sizes_need_none():
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["conv"], name="conv"),
+        helper.make_node("Resize", ["conv", "", "twice"], ["larger"], mode="nearest"),
+        helper.make_node("ReduceMax", ["larger", "axes"], ["highest"], keepdims=1),
+        helper.make_node("Resize", ["conv", "", "twice"], ["smooth"], mode="linear"),
+        helper.make_node("Shape", ["conv"], ["size"]),
+    ]
+    arrays = {"weight": np.full((2, 1, 1, 1), 0.5, np.float32), "twice": np.float32([1, 1, 2, 2]), "axes": np.int64([1])}
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    outputs = [info("highest", 1, [1, 1, 4, 4]), info("smooth", 1, [1, 2, 4, 4]), info("size", 7, [4])]
+    inner = helper.make_graph(nodes, "g", [info("x", 1, [1, 1, 2, 2])], outputs, constants)
+    model = helper.make_model(inner, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    quantised = to_int8(model, {"x": Range(0, 51), "conv": Range(0, 25.5)}, style=UNSIGNED)
+    onnx.checker.check_model(quantised, full_check=True)
+    reads = {node.output[0]: node.input[0] for node in quantised.graph.node}
+    assert (reads["larger_picked"], reads["highest_picked"], reads["smooth"], reads["size"]) == (
+        "conv_q",
+        "larger_picked",
+        "conv_dq",
+        "conv_q",
+    )
+    session = onnxruntime.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
+    highest, _, size = session.run(None, {"x": np.float32([[[[10, 20], [30, 50]]]])})
+    assert np.array(highest)[0, 0] == pytest.approx(np.repeat(np.repeat([[5, 10], [15, 25]], 2, 0), 2, 1), abs=0.11)  # steps of 0.1
+    assert list(size) == [1, 2, 2, 2]
+
+
 # Budget
 
 

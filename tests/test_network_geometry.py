@@ -12,7 +12,7 @@ from fusion.grid import BevGrid
 from fusion.interface import StepInput
 from fusion.lenses import project, ray_geometry, read_lenses
 from fusion.memory import empty_state, move_boxes, warp_maps
-from fusion.sampling import sample_plane
+from fusion.sampling import mix_pixels, piece_size, sample_plane
 from perception.depth import DepthBins
 from scenes.cameras import Camera
 from scenes.geometry import transform_points
@@ -111,11 +111,15 @@ def test_gather_samples_equal_grid_samples_and_stay_in_their_own_strip():
     camera = torch.randint(0, cameras, (2, 1, points)).expand(-1, 2, -1)
     visible = (torch.rand(2, 2, points) > 0.3).float()
     views = Views(camera, torch.rand(2, 2, points) * 73 - 0.6, torch.rand(2, 2, points) * 49 - 0.6, visible, torch.ones(2, 2, points))
-    sampled, gathered = (Atlas.stack([level, level], lenses, sampler).seen(views) for sampler in ("gridsample", "gather"))
-    assert sampled.shape == (2, points, 2, 4)
+    levels = [level, level[:, :, ::2, ::3].contiguous()]
+    each = torch.eye(4 * 2).reshape(1, 1, 8, 4, 2).expand(2, points // 4, -1, -1, -1)  # one head for each of 4 points and 2 levels
+    sampled, gathered = (Atlas.stack(levels, lenses, sampler).mixed(views, each) for sampler in ("gridsample", "gather"))
+    assert sampled.shape == (2, points // 4, 8, 4)
     assert (sampled - gathered).abs().max() < 1e-4
     own = (camera[:, 0] + torch.tensor([[0], [cameras]])) * visible.amax(1)  # no bleeding from the camera above or below
-    assert (gathered[:, :, 0, 0] - own).abs().max() < 1e-5
+    assert (gathered[..., 0].reshape(2, points, 2) - own[..., None]).abs().max() < 1e-5
+    half = Atlas.stack(levels, lenses, "gather").mixed(views, torch.full((2, points // 4, 1, 4, 2), 0.125))
+    assert torch.allclose(half[:, :, 0], gathered.mean(2), atol=1e-5)
 
 
 def test_a_plane_is_sampled_alike_without_grid_sample_and_is_zero_outside():
@@ -126,6 +130,26 @@ def test_a_plane_is_sampled_alike_without_grid_sample_and_is_zero_outside():
     middle = torch.tensor([(2 * 3 + 1) / 7 - 1, (2 * 1 + 1) / 5 - 1]).expand(2, 1, 1, 2)  # the centre of column 3, row 1
     assert torch.allclose(sample_plane(maps, middle, "gather")[:, :, 0, 0], maps[:, :, 1, 3], atol=1e-5)
     assert sample_plane(maps, middle + 9.0, "gather").abs().max() == 0.0
+
+
+def test_mixing_in_pieces_is_mixing_at_once(monkeypatch):
+    torch.manual_seed(0)
+    rows, pixel, weight = torch.randn(50, 6), torch.randint(0, 50, (2, 12, 8)), torch.randn(2, 12, 8)
+    whole = mix_pixels(rows, pixel, weight)
+    assert whole.shape == (2, 12, 6)
+    assert torch.allclose(whole, (rows[pixel] * weight[..., None]).sum(2), atol=1e-5)
+    monkeypatch.setattr("fusion.sampling.piece_size", lambda points, values, of=1: 5 * of)
+    assert torch.allclose(mix_pixels(rows, pixel, weight), whole, atol=1e-6)
+    in_threes = mix_pixels(rows, pixel, weight, of=3, then=lambda mixed: mixed.reshape(-1, 3 * 6) * 2.0)
+    assert torch.allclose(in_threes, whole.reshape(2, 4, 18) * 2.0, atol=1e-5)
+
+
+def test_an_exported_graph_mixes_pieces_that_fit_a_cache(monkeypatch):
+    assert piece_size(1000, 100) == 1000
+    monkeypatch.setattr("torch.compiler.is_exporting", lambda: True)
+    assert piece_size(10, 100) == 10
+    assert piece_size(16384, 8 * 48, of=4) == 16384 // 12 // 4 * 4 + 4  # 6.3 million values in twelve pieces, whole cells of four heights
+    assert piece_size(10**6, 512) == 31250  # never more than 32 pieces
 
 
 def test_a_bright_spot_is_sampled_at_the_point_that_projects_to_it():
