@@ -2,6 +2,7 @@
 
     python -m benchmarks.onnx_speed nano --files nano-fp32.onnx nano-int8-cpu.onnx      # files of benchmarks.onnx_precision
     python -m benchmarks.onnx_speed random:edge      # exports fp32 and int8-cpu itself; every convolution in int8, accuracy not asked
+    python -m benchmarks.onnx_speed random:edge --out FOLDER --rounds 0      # only that; then --files FOLDER/fp32.onnx FOLDER/int8-cpu.onnx
 
 Torch runs as `surround4d eval` runs it: eager, with the sampler that is fastest on a processor. Every round runs each contestant once on
 the same step of eight cameras, so that a busy machine is unfair to none. Memory is the largest resident size of a process of its own that
@@ -53,30 +54,38 @@ def speed(
     rounds: int = 20,
     threads: int = 2,
     cpu_time: bool = False,
+    spin: bool = True,
+    out: Path | None = None,
 ) -> None:
     """Times torch eager and every file in turns.
 
     Args:
         checkpoint: The network the files were exported from.
         files: Exported graphs, the fp32 one first; default: fp32 and int8-cpu, exported now.
-        rounds: Timed steps of each.
+        rounds: Timed steps of each; 0 times nothing.
         threads: Threads of torch and of onnxruntime.
         cpu_time: On a machine that others use too: processor time of the process instead of the clock's; give --threads 1.
+        spin: Whether onnxruntime's threads wait without sleeping between operators, as they do by default.
+        out: Folder that keeps the files exported now.
     """
     clock = time.process_time if cpu_time else time.perf_counter
     torch.set_num_threads(threads)
     network = load_network(checkpoint, None, "gather")
     with TemporaryDirectory() as folder:
-        paths = list(files) or exported(network, Path(folder))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        paths = list(files) or exported(network, out or Path(folder))
+        if not rounds:
+            return
         inputs = list(synthetic_steps(default_rig(*network.config.input_hw), network.config, 2))[1]
         contestants: dict[str, Callable[[], object]] = {"torch eager": torch_step(network, inputs)}
-        contestants |= {path.name: file_step(path, inputs, threads) for path in paths}
+        contestants |= {path.name: file_step(path, inputs, threads, spin) for path in paths}
         seconds = take_turns(contestants, rounds, clock)
         np.savez(Path(folder) / "step.npz", **inputs)  # type: ignore[arg-type]
         print_table(seconds, {path.name: path for path in paths}, Path(folder) / "step.npz")
         halves: dict[str, Callable[[], object]] = {}
         for path in paths:
-            halves |= part_steps(path, inputs, threads, Path(folder))
+            halves |= part_steps(path, inputs, threads, Path(folder), spin)
         print_parts(take_turns(halves, rounds, clock), [path.name for path in paths])
 
 
@@ -106,20 +115,20 @@ def torch_step(network: LoadedNetwork, inputs: dict[str, np.ndarray]) -> Callabl
     return run
 
 
-def file_step(path: Path, inputs: dict[str, np.ndarray], threads: int) -> Callable[[], object]:
+def file_step(path: Path, inputs: dict[str, np.ndarray], threads: int, spin: bool) -> Callable[[], object]:
     """One step of a whole file."""
-    session = OnnxNetwork(path, threads=threads)
+    session = OnnxNetwork(path, threads=threads, spin=spin)
     state = session.empty_state()
     return lambda: session(inputs, state)
 
 
-def part_steps(path: Path, inputs: dict[str, np.ndarray], threads: int, folder: Path) -> dict[str, Callable[[], object]]:
+def part_steps(path: Path, inputs: dict[str, np.ndarray], threads: int, folder: Path, spin: bool) -> dict[str, Callable[[], object]]:
     """One step of the encoder and one of the fusion part, by "name, part"."""
     parts = {}
     for part, proto in zip(("encoder", "fusion"), split_graph(onnx.load(str(path)), str(path)), strict=True):
         file = folder / f"{path.stem}.{part}.onnx"
         file.write_bytes(proto.SerializeToString())
-        parts[part] = OnnxNetwork(file, threads=threads, part=part)
+        parts[part] = OnnxNetwork(file, threads=threads, part=part, spin=spin)
     encoder, fusion = parts["encoder"], parts["fusion"]
     pictures = {spec.name: inputs[spec.name] for spec in encoder.step_inputs}
     features, _ = encoder(pictures, {})

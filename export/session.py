@@ -47,14 +47,19 @@ def available_providers(name: str = "auto") -> list[str]:
     return [p for p in PROVIDERS[name] if p in present]
 
 
-def open_session(path: Path, provider: str = "cpu", threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A session of any ONNX file; an unreadable one is refused with `DataError`."""
+def open_session(path: Path, provider: str = "cpu", threads: int | None = None, spin: bool = True) -> onnxruntime.InferenceSession:
+    """A session of any ONNX file; an unreadable one is refused with `DataError`.
+
+    With `spin` threads wait for the next operator without sleeping: fastest on cores of one's own, a waste on cores that others use too.
+    """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; export a checkpoint first")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = available_providers(provider)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -72,9 +77,9 @@ def initial_state(manifest: Manifest) -> dict[str, np.ndarray]:
 class OnnxNetwork:
     """An exported graph: arrays and state in, arrays and state out. Keeps nothing between calls."""
 
-    def __init__(self, path: Path | str, provider: str = "cpu", threads: int | None = None, part: str = "whole") -> None:
+    def __init__(self, path: Path | str, provider: str = "cpu", threads: int | None = None, part: str = "whole", spin: bool = True) -> None:
         self.path = Path(path)
-        self.session = open_session(self.path, provider, threads)
+        self.session = open_session(self.path, provider, threads, spin)
         self.manifest = self._read_manifest(part)
         self.state_inputs = [s.input for s in self.manifest.state]
         self.state_outputs = [s.output for s in self.manifest.state]
