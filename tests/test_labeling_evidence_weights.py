@@ -7,7 +7,8 @@ import pytest
 
 from labeling.tracks.evidence import Evidence
 from labeling.tracks.observations import DOUBT_S, HARDEST_BRAKING_MPS2, observe, pose_doubts
-from labeling.tracks.settings import GroupSettings, vehicles
+from labeling.tracks.settings import GroupSettings, NoiseSettings, vehicles
+from labeling.tracks.splitting import split_chains
 from labeling.tracks.stitching import stitch
 from labeling.tracks.trajectory import solve_tracks
 from scenes.boxes import Box3D
@@ -99,3 +100,12 @@ def test_a_weak_chain_that_drove_along_is_an_object_and_a_weak_one_that_crept_is
     assert chains_before_and_after(0.05, 8.0, settings) == 1
     assert chains_before_and_after(0.05, 3.0, settings) == 2
     assert chains_before_and_after(0.5, 3.0, settings) == 1
+
+
+def test_a_jump_along_the_ray_is_noise_for_a_camera_and_another_car_for_a_lidar():
+    x_m = np.where(np.arange(20) < 10, 50.0, 52.2)  # it stands across the ray, so depth errors are ways across its heading
+    evidence = one_car(np.zeros(20), x_m, np.pi / 2)
+    chain = [np.arange(20)]
+    camera, lidar = vehicles(), replace(vehicles(), noise=NoiseSettings(radial_m=0.1, radial_per_m=0.004))
+    assert len(split_chains(chain, evidence, camera)) == 1  # 1.0 m + 0.3 m + 0.03 * 51 m > 2.2 m
+    assert len(split_chains(chain, evidence, lidar)) == 2  # 1.0 m + 0.1 m + 0.004 * 51 m < 2.2 m

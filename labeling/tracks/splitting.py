@@ -13,8 +13,10 @@ LEAST_SCORE = 1.5
 """Sum of their scores that both sides need."""
 SPREAD_RAD = 0.6
 """Turn that needs no way: headings of detections are not better than that."""
-SIDEWAYS_M, SIDEWAYS_PER_M = 1.2, 0.4
-"""Way across the heading that noise and curves explain, and what each metre along it adds."""
+SIDEWAYS_M, SIDEWAYS_PER_M = 1.0, 0.4
+"""Way across the heading that curves explain, and what each metre along it adds."""
+SIDEWAYS_SIGMA = 1.0
+"""What noise explains besides, in standard deviations of one detection: neighbours' errors are alike, their means keep them."""
 
 
 def _side_sums(layout: TrackRows, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -23,6 +25,15 @@ def _side_sums(layout: TrackRows, value: np.ndarray) -> tuple[np.ndarray, np.nda
     row = np.arange(layout.total) + 1
     begin, end = layout.first[layout.owner], layout.end[layout.owner]
     return total[row] - total[np.maximum(row - SIDE, begin)], total[np.minimum(row + SIDE, end)] - total[row]
+
+
+def _noise_across(layout: TrackRows, covariance: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """(R,) m: how far across the direction `axis` (R,) the detections around each row, with covariances (R, 2, 2), err: one sigma."""
+    before, after = _side_sums(layout, covariance)
+    num_before, num_after = _side_sums(layout, np.ones(layout.total))
+    both = (before + after) / (num_before + num_after)[:, None, None]
+    cos, sin = np.cos(axis), np.sin(axis)
+    return np.sqrt(both[:, 0, 0] * sin * sin - 2 * both[:, 0, 1] * sin * cos + both[:, 1, 1] * cos * cos)
 
 
 def split_chains(chains: list[np.ndarray], evidence: Evidence, settings: GroupSettings) -> list[np.ndarray]:
@@ -41,7 +52,8 @@ def split_chains(chains: list[np.ndarray], evidence: Evidence, settings: GroupSe
     axis = axes[0] + turn / 2
     along, across = np.cos(axis) * way[:, 0] + np.sin(axis) * way[:, 1], np.cos(axis) * way[:, 1] - np.sin(axis) * way[:, 0]
     turned = np.abs(turn) - SPREAD_RAD - np.hypot(*way.T) / settings.motion.turn_radius_m
-    jumped = np.abs(across) - SIDEWAYS_M - SIDEWAYS_PER_M * np.abs(along)
+    noise_m = _noise_across(layout, evidence.position_covariance(settings.noise, rows), axis)
+    jumped = np.abs(across) - SIDEWAYS_M - SIDEWAYS_SIGMA * noise_m - SIDEWAYS_PER_M * np.abs(along)
     wrong = np.where(np.minimum(*weights) >= LEAST_SCORE, np.maximum(turned / SPREAD_RAD, jumped / SIDEWAYS_M), 0.0)
     worst = layout.largest(wrong)
     parts = []
