@@ -70,15 +70,15 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-5.904,
-        local_weight=1.291,
-        side_weight=0.585,
-        own_weight=-0.022,
-        best_weight=0.775,
-        length_weight=-0.296,
-        unseen_weight=0.508,
+        bias=-5.9,
+        local_weight=1.29,
+        side_weight=0.586,
+        own_weight=-0.023,
+        best_weight=0.776,
+        length_weight=-0.297,
+        unseen_weight=0.503,
         range_weight=1.238,
-        hidden_weight=-1.909,
+        hidden_weight=-1.919,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -125,13 +125,13 @@ def kitti_pedestrian() -> KittiClass:
         yaw_weight=0.0,
     )
     confidence = ConfidenceSettings(
-        bias=-2.112,
+        bias=-2.113,
         local_weight=0.442,
         side_weight=0.334,
         own_weight=-0.011,
-        best_weight=0.907,
+        best_weight=0.908,
         length_weight=-0.66,
-        unseen_weight=-0.002,
+        unseen_weight=-0.005,
         moving_weight=2.911,
         range_weight=0.894,
         keep_share=0.2,
@@ -172,15 +172,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.522,
+        bias=-4.521,
         local_weight=0.741,
         side_weight=0.263,
         own_weight=0.176,
         best_weight=-0.089,
         length_weight=1.497,
-        unseen_weight=0.052,
+        unseen_weight=0.048,
         moving_weight=2.592,
-        range_weight=0.039,
+        range_weight=0.038,
         keep_share=0.1,
     )
     group = GroupSettings(
