@@ -50,7 +50,7 @@ def test_the_real_network_is_verified_on_three_rigs(exported):
 def test_one_camera_is_enough(exported):
     path, network = exported
     rig = Rig(five_camera_rig(*network.config.input_hw).cameras[:1])
-    assert verify(path, network.model, network.config, [rig], steps=2).max_error < 1e-4
+    assert verify(path, network.model, network.config, [rig], steps=2).max_error < 1e-3
 
 
 def test_its_graph_is_plain_and_clean(exported):
