@@ -80,7 +80,19 @@ def test_what_of_the_height_stays(keep_bottom, height_m):
     evidence.box_world[:20, Box3D.Z] = 0.7
     solved = solve_tracks(evidence, [np.arange(21)], replace(vehicles(), keep_bottom=keep_bottom))
     assert solved.box_world[:, Box3D.HEIGHT] == pytest.approx(1.6)  # ... but the near look is believed
-    assert solved.box_world[:, Box3D.Z] == pytest.approx(height_m, abs=0.01)
+    assert solved.box_world[:, Box3D.Z] == pytest.approx(height_m, abs=0.02)
+
+
+def test_the_near_looks_settle_where_a_car_stands():
+    x_m = np.concatenate([np.full(20, 80.0), np.full(20, 4.0)])  # weights 0.2 and 1
+    evidence = one_car(np.zeros(40), x_m, 0.0)
+    evidence.box_world[:20, Box3D.Z] = 1.0  # 0.2 m higher from afar
+    parked = replace(evidence, box_world=evidence.box_world.copy())
+    parked.box_world[:, 0] = 80.0  # the car stays, the ego vehicle comes
+    parked = replace(parked, world_from_ego=ego_at(80.0 - x_m))
+    solved = solve_tracks(parked, [np.arange(40)], vehicles())
+    assert solved.is_static.tolist() == [True]
+    assert solved.box_world[:, Box3D.Z] == pytest.approx(0.8 + 0.2 * 0.2 / 1.2, abs=0.02)
 
 
 def chains_before_and_after(weak: float, travel_m: float, settings: GroupSettings) -> int:

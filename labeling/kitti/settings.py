@@ -70,15 +70,15 @@ def kitti_car() -> KittiClass:
         stitch_score=0.3,
     )
     confidence = ConfidenceSettings(
-        bias=-5.9,
-        local_weight=1.29,
-        side_weight=0.586,
-        own_weight=-0.023,
-        best_weight=0.776,
-        length_weight=-0.297,
-        unseen_weight=0.503,
-        range_weight=1.238,
-        hidden_weight=-1.919,
+        bias=-5.942,
+        local_weight=1.284,
+        side_weight=0.584,
+        own_weight=-0.017,
+        best_weight=0.791,
+        length_weight=-0.317,
+        unseen_weight=0.498,
+        range_weight=1.259,
+        hidden_weight=-1.897,
         keep_share=0.1,
     )
     group = GroupSettings(
@@ -125,15 +125,15 @@ def kitti_pedestrian() -> KittiClass:
         yaw_weight=0.0,
     )
     confidence = ConfidenceSettings(
-        bias=-2.113,
+        bias=-2.107,
         local_weight=0.442,
-        side_weight=0.334,
+        side_weight=0.335,
         own_weight=-0.011,
-        best_weight=0.908,
-        length_weight=-0.66,
-        unseen_weight=-0.005,
-        moving_weight=2.911,
-        range_weight=0.894,
+        best_weight=0.909,
+        length_weight=-0.664,
+        unseen_weight=-0.01,
+        moving_weight=2.915,
+        range_weight=0.896,
         keep_share=0.2,
     )
     group = GroupSettings(
@@ -172,15 +172,15 @@ def kitti_cyclist() -> KittiClass:
         stitch_score=0.1,
     )
     confidence = ConfidenceSettings(
-        bias=-4.521,
-        local_weight=0.741,
-        side_weight=0.263,
-        own_weight=0.176,
-        best_weight=-0.089,
-        length_weight=1.497,
-        unseen_weight=0.048,
-        moving_weight=2.592,
-        range_weight=0.038,
+        bias=-4.487,
+        local_weight=0.744,
+        side_weight=0.259,
+        own_weight=0.178,
+        best_weight=-0.085,
+        length_weight=1.484,
+        unseen_weight=0.041,
+        moving_weight=2.596,
+        range_weight=0.041,
         keep_share=0.1,
     )
     group = GroupSettings(

@@ -26,6 +26,8 @@ YAW_RATE, YAW_ACCELERATION = 2.0, 0.6
 """Normal turn rate (rad/s) and its normal change (rad/s2), in root seconds."""
 VOTE_M = 0.15
 """A detection's say in which end is the front counts as much as this distance driven."""
+HEIGHT_DRIFT_SHARE = 0.5
+"""Static objects seem to rise and fall by this share of what they seem to drift over the ground."""
 HEIGHT_ACCELERATION = 0.3
 """Normal vertical acceleration in the world frame, m/s2."""
 
@@ -167,13 +169,14 @@ def _frame_s(seen: Observations) -> np.ndarray:
 def solved_heights(seen: Observations, static: np.ndarray, settings: GroupSettings) -> np.ndarray:
     """(F,) z of the centres: the detections' bottoms plus half the track's height, smoothed (static: their robust mean or drift).
 
-    `keep_bottom` says where between bottom and centre a detection is held when its height becomes the track's.
+    `keep_bottom` says where between bottom and centre a detection is held when its height becomes the track's. Near and strong
+    detections count more; poses that drift over the ground hardly rise or fall.
     """
     own = seen.box[:, Box3D.HEIGHT]
     held = settings.keep_bottom * own + (1 - settings.keep_bottom) * seen.size[seen.seen.owner, 2]
     bottom = seen.box[:, Box3D.Z] - held / 2
-    information = np.full(len(bottom), settings.noise.height_m**-2)
-    drift, owner = settings.motion.static_drift_mps, seen.life.owner
+    information = seen.relative_weight / settings.noise.height_m**2
+    drift, owner = HEIGHT_DRIFT_SHARE * settings.motion.static_drift_mps, seen.life.owner
     scales = {1: np.where(static, max(drift, 1e-3), 1.0), 2: np.where(static, np.inf, HEIGHT_ACCELERATION)}
     curve = smooth_line(roughness_band(seen.time_s, seen.life, scales), seen.slot, bottom, information)
     if drift == 0:
