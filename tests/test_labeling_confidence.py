@@ -101,6 +101,9 @@ def test_a_cold_start_s_own_probability_within_2_m_stays_as_it_is(tmp_path):
     within = CentreModel.load(confidence_path(settings)).within(rows_at([(30, 0)], features=features))
     assert within[0, 2] == pytest.approx(0.8)
     assert confidence_path(LabelSettings("auto@c", detector=tmp_path / "y.onnx", teacher=tmp_path / "t.pt")).stem == "teacher"
+    assert confidence_path(LabelSettings("auto@c", boxes2d=tmp_path / "drawn.json")).stem == "cold_people"
+    both = LabelSettings("auto@c", boxes2d=tmp_path / "drawn.json", detector=tmp_path / "y.onnx")
+    assert confidence_path(both).stem == "cold_start"  # a detector's rectangles are in it: those of people are better
 
 
 def test_rows_know_range_and_provenance(tiny_clip):

@@ -81,6 +81,7 @@ def fit(
     clips: Annotated[tuple[Path, ...], tyro.conf.Positional],
     layer: str = "auto@first",
     check: tuple[Path, ...] = (),
+    halves: bool = False,
     truth: str = "truth",
     out: Path | None = None,
     page: Path | None = None,
@@ -94,6 +95,7 @@ def fit(
         clips: Folders of labelled clips with truth to fit on.
         layer: The labels' layer.
         check: Folders of labelled clips with truth to check on.
+        halves: Before all clips are fitted on, fit on every other one and check on those between: many clips held apart, at no cost.
         truth: The truth's layer.
         out: Where the weights go (JSON), for `surround4d label --confidence`.
         page: Where the reliability diagrams go (HTML).
@@ -103,9 +105,14 @@ def fit(
     """
     console = Console(width=130)
     rows, distances = known_boxes(list(clips), layer, truth)
+    notes: dict = {"clips": len(rows), "boxes": int(sum(len(part) for part in rows))}
+    if halves:
+        half, apart = fitted_model(rows[::2], distances[::2], ridge), (rows[1::2], distances[1::2])
+        for word, limit in (("boxes in the layer", least), ("labels", label)):
+            notes[f"halves, {word}"] = figures = checked(half, *apart, limit)
+            print_check(console, f"every other clip held apart, {len(apart[0])} clips, {word} (from {limit:g})", figures)
     model = fitted_model(rows, distances, ridge)
     print_check(console, f"fitted on {len(rows)} clips", checked(model, rows, distances, least))
-    notes: dict = {"clips": len(rows), "boxes": int(sum(len(part) for part in rows))}
     if check:
         rows, distances = known_boxes(list(check), layer, truth)
         notes["check"] = {"clips": len(rows), **checked(model, rows, distances, least)}

@@ -12,8 +12,10 @@ def confidence_path(settings: LabelSettings) -> Path:
     """The weights' file: the one given, or the shipped one for the job's kind of evidence."""
     if settings.confidence is not None:
         return settings.confidence if settings.confidence.suffix == ".json" else shipped_path(str(settings.confidence))
-    lifted_only = set(settings.sources) <= {"detector", "boxes2d"}
-    return shipped_path("cold_start" if lifted_only else "teacher")
+    sources = set(settings.sources)
+    if sources == {"boxes2d"}:
+        return shipped_path("cold_people")
+    return shipped_path("cold_start" if sources <= {"detector", "boxes2d"} else "teacher")
 
 
 def _confidence(work: ClipWork, path: Path) -> dict[str, float]:
