@@ -196,6 +196,17 @@ def test_what_lies_below_the_road_or_moves_is_no_fixed_point():
     assert np.isfinite(points).all()
 
 
+def test_a_weak_corner_that_does_not_move_may_be_the_pictures_own_pattern():
+    clip = drive(8, turn_radps=1e-6)
+    far = np.array([[400.0, 20.0, 60.0], [400.0, -30.0, 80.0]])  # above the horizon, a kilometre's parallax away: both stay where they are
+    seen = Sightings.of_pixels(clip.rig, np.repeat([0, 1], 8), np.tile(np.arange(8), 2), np.zeros(16, np.int64), np.zeros((16, 2)))
+    front, cameras_at = clip.rig.cameras[0], stored_cameras_at(clip)
+    point_cam = transform_points(invert_rigid(cameras_at[seen.frame, seen.camera]), far[seen.track])
+    seen = Sightings.of_pixels(clip.rig, seen.track, seen.frame, seen.camera, front.project(point_cam)[0], np.repeat([1.0, 2.0], 8))
+    kept, points, _ = fixed_points(clip, seen, MotionState.stored(clip), cameras_at, FeatureSettings(), 2.0)
+    assert kept.num_tracks == len(points) == 1 and (kept.spread == 1.0).all()  # the sharp one says how the vehicle turns
+
+
 # --- pictures made by hand: a wall with random blots, seen by two cameras -------------------------------------------------------------
 
 

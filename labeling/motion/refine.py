@@ -21,6 +21,8 @@ SIGHTINGS_PER_TRACK = 10
 """Of the flow, spread over the track's time; those of other cameras come on top."""
 NEAREST_M = 0.7
 """What seems nearer to a camera has rays from one place, which meet in the camera itself."""
+UNMOVED_M, UNMOVED_SPREAD = 100.0, 1.5
+"""What stays in its place in the picture seems so far away at least; a weak corner that does may be the picture's own pattern."""
 CROSSING_LIMIT_PX = 5.0
 """A crossing further than this from where the voted clocks expect it shows something that moves, in the first round."""
 LATER_SEARCH = 0.5
@@ -138,7 +140,10 @@ def fixed_points(
             break
     world_from_cam = cameras_at[sightings.frame, sightings.camera]
     points, parallax = triangulate_or_far(world_from_cam, sightings)
-    return sightings, points, parallax
+    first = np.unique(sightings.track, return_index=True)[1]
+    distance = np.linalg.norm(points - world_from_cam[first, :3, 3], axis=1)
+    kept = (distance < UNMOVED_M) | (sightings.spread[first] < UNMOVED_SPREAD)
+    return sightings.select(kept[sightings.track]).renumbered(), points[kept], parallax[kept]
 
 
 def triangulate_or_far(world_from_cam: np.ndarray, sightings: Sightings, far_m: float = 200.0) -> tuple[np.ndarray, np.ndarray]:
