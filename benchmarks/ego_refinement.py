@@ -34,6 +34,9 @@ VARIANTS = {"all": {}, "no masks": {}, "no road": {"use_road": False}, "no cross
 """What the settings leave out; all but "no masks" leave out the pictures of road users (the truth layer's boxes stand for a detector's)."""
 
 
+SHORTEST_M = 5.0
+
+
 @dataclass(frozen=True)
 class MotionError:
     """How wrong a clip's motion is, both paths begun at the same pose."""
@@ -182,7 +185,11 @@ def spoiled_table(rows: list[Spoiled]) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """Ratios after / before: of the sums over the clips (so that a clip counts by its error), and the median clip."""
+    """Ratios after / before: of the sums over the clips (so that a clip counts by its error), and the median clip.
+
+    Clips of less than `SHORTEST_M` are left out: who stands learns neither scale nor clocks, and needs neither.
+    """
+    rows = [row for row in rows if row.length_m >= SHORTEST_M]
     lines = ["| clips | with | scale | place | drift | clock | other clocks ms, median |", "|---|---|---|---|---|---|---|"]
     for kind in sorted({row.kind for row in rows}):
         for variant in VARIANTS:

@@ -301,9 +301,12 @@ def test_a_camera_without_pictures_is_left_out():
     assert refine(clip, MotionSettings(), pictures) is None
 
 
-def found_with(clip: Clip, state: MotionState, before_px: float, after_px: float) -> Found:
+def found_with(clip: Clip, state: MotionState, before_px: float, after_px: float, after_loss: float = 1.0) -> Found:
+    """A solution that leaves losses of 2 (stored motion) and `after_loss`."""
     nothing = sightings_of(clip, points_around(clip, 4))
-    return Found(state, nothing, np.zeros((4, 3)), before_px, after_px, 2.0, 1.0, Sigmas(0.003, 0.0005, np.full(8, 0.001)), 400, 90, 10)
+    return Found(
+        state, nothing, np.zeros((4, 3)), before_px, after_px, 2.0, after_loss, Sigmas(0.003, 0.0005, np.full(8, 0.001)), 400, 90, 10
+    )
 
 
 def test_rough_motion_is_replaced_good_motion_kept_and_hopeless_clips_refused():
@@ -311,6 +314,10 @@ def test_rough_motion_is_replaced_good_motion_kept_and_hopeless_clips_refused():
     state = replace(MotionState.stored(clip), scale=1 / 1.01)
     better = decide(clip, found_with(clip, state, 0.6, 0.4), RefineMotion.AUTO, DecisionSettings())
     assert better.refined and "+1.00 % too long" in better.reason
+    fits_noise = decide(clip, found_with(clip, state, 0.6, 0.58, after_loss=1.9), RefineMotion.AUTO, DecisionSettings())
+    assert not fits_noise.refined and "explains only 5 % more" in fits_noise.reason  # 1 - 1.9 / 2; 7 % are asked
+    unsure = replace(found_with(clip, state, 0.6, 0.4), sigmas=Sigmas(0.006, 0.0005, np.full(8, 0.001)))
+    assert not decide(clip, unsure, RefineMotion.AUTO, DecisionSettings()).refined  # 1 % known to 0.6 %: less than two sigmas
     close = replace(state, scale=1 / 1.001)
     assert not decide(clip, found_with(clip, close, 0.41, 0.4), RefineMotion.AUTO, DecisionSettings()).refined
     assert decide(clip, found_with(clip, close, 0.41, 0.4), RefineMotion.ON, DecisionSettings()).refined

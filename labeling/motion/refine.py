@@ -54,6 +54,11 @@ class Found:
     """Sightings of a point by another camera than the one that followed it."""
     num_road: int
 
+    @property
+    def gain(self) -> float:
+        """Share of the stored motion's loss that the refined one explains away."""
+        return 1 - self.after_loss / max(self.before_loss, 1e-12)
+
 
 def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None = None, movers_px: Rectangles | None = None) -> Found | None:
     """The motion that explains the clip's pictures; None if too few fixed points were found to say anything."""

@@ -101,6 +101,9 @@ def decide(
         return Verdict(stored, False, f"{clip.path}: refined ego motion explains the pictures no better; taken as it is", *numbers)
     if mode is RefineMotion.AUTO and not is_rough(wrong, found.sigmas, settings):
         return Verdict(stored, False, f"{clip.path}: ego motion agrees with the pictures ({text}); taken as it is", *numbers)
+    if mode is RefineMotion.AUTO and found.gain < settings.least_gain:
+        little = f"explains only {100 * found.gain:.0f} % more of the pictures ({text})"
+        return Verdict(stored, False, f"{clip.path}: refined ego motion {little}; taken as it is", *numbers)
     return Verdict(found.state, True, f"{clip.path}: ego motion refined from {found.num_tracks} fixed points ({text})", *numbers)
 
 
