@@ -116,6 +116,7 @@ def _step(lens: Camera, live: _Live, grey: np.ndarray, next_grey: np.ndarray, wo
     back, good_back, _ = cv2.calcOpticalFlowPyrLK(next_grey, grey, found, live.pixel.copy(), **window)  # type: ignore[call-overload]
     inside = ((found > 2) & (found < size - 3)).all(axis=1)
     stays = np.linalg.norm(back - live.pixel, axis=1) < settings.forth_back_px
+    mismatch[good == 0] = np.inf  # OpenCV leaves whatever was there
     sigma_px = flow_sigma_px(grey, live.pixel, mismatch[:, 0], settings.window_px)
     keep = (good[:, 0] > 0) & (good_back[:, 0] > 0) & inside & stays & (sigma_px < settings.most_sigma_px)
     live, found = live.select(keep), found[keep]
