@@ -102,6 +102,7 @@ TEACHER = Stage(
     settings=_teacher_settings,
     wanted=lambda settings: settings.teacher is not None,
     gives_evidence=True,
+    version=2,
 )
 LAYER_EVIDENCE = Stage(
     "evidence",

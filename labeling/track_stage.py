@@ -74,4 +74,5 @@ TRACKS = Stage(
     _tracks,
     after=("motion", "teacher", "evidence", "lifting"),
     settings=lambda work: [work.settings.tracking.to_json(), *_sweeps(work)],
+    version=2,
 )
