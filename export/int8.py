@@ -154,11 +154,12 @@ def _picks_values(node: NodeProto) -> bool:
 def _stay_rounded(graph: GraphProto) -> None:
     """Operators that only pick values read the integers of a rounded tensor and give integers, which are made numbers after them."""
     rounded = {node.output[0]: node for node in graph.node if node.name.endswith("_dequantise_act")}
+    anew = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}  # has a range of its own: a convolution reads it
     nodes: list[NodeProto] = []
     for node in graph.node:
         nodes.append(node)
         before = rounded.get(node.input[0]) if node.input and _picks_values(node) else None
-        if before is None or len(node.output) > 1:
+        if before is None or len(node.output) > 1 or node.output[0] in anew:
             continue
         name = node.output[0]
         node.input[0], node.output[0] = before.input[0], f"{name}_picked"

@@ -266,6 +266,23 @@ def test_what_only_picks_values_picks_integers_and_sizes_need_none():
     assert list(size) == [1, 2, 2, 2]
 
 
+def test_picked_values_that_a_convolution_reads_are_rounded_once():
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["first"], name="one"),
+        helper.make_node("MaxPool", ["first"], ["pooled"], kernel_shape=[2, 2]),
+        helper.make_node("Conv", ["pooled", "weight"], ["y"], name="two"),
+    ]
+    weight = numpy_helper.from_array(np.full((1, 1, 1, 1), 2.0, np.float32), "weight")
+    inner = helper.make_graph(nodes, "g", [info("x", 1, [1, 1, 2, 2])], [info("y", 1, [1, 1, 1, 1])], [weight])
+    model = helper.make_model(inner, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    ranges = {"x": Range(0, 25.5), "first": Range(0, 51), "pooled": Range(0, 51), "y": Range(0, 102)}
+    quantised = to_int8(model, ranges, style=UNSIGNED)
+    assert len({node.name for node in quantised.graph.node}) == len(quantised.graph.node)
+    session = onnxruntime.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.array(session.run(None, {"x": np.float32([[[[1, 5], [20, 3]]]])})[0]).item() == pytest.approx(80, abs=0.5)
+
+
 # Budget
 
 
