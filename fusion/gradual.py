@@ -3,6 +3,10 @@
 Two implementations of one network (torch, onnxruntime, TensorRT) differ in the last bits. A hard choice that hangs on them (which
 hundredth peak becomes a query, which of two twins speaks) is carried on by the memory for seconds. Here whatever stands at the border
 of a choice has a weight that is zero there: crossing the border then changes nothing.
+
+Not everything that can be ramped should be. A ramp multiplies small differences by its steepness, and where the memory carries them
+round (a remembered score that weighs the query that makes the next score) they grow at every step. What is kept in memory, and which
+cell of the heatmap is a local maximum, are therefore plain comparisons: rarely undecided, and stable everywhere else.
 """
 
 import torch
@@ -19,10 +23,10 @@ def ramp(value: Tensor, width: float) -> Tensor:
     return (value * (1.0 / width)).clamp(0.0, 1.0)
 
 
-def best_and_border(value: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices (B, count) of the largest of (B, P) with P > count, and the largest one left out (B, 1), at which weights have to be zero."""
+def best_with_weight(value: Tensor, count: int, width: float) -> tuple[Tensor, Tensor]:
+    """Indices (B, count) of the largest of (B, P) with P > count, and their weights: zero at the first one left out, one `width` above."""
     best, index = value.topk(count + 1, dim=1)
-    return index[:, :count], best[:, count:]
+    return index[:, :count], ramp(best[:, :count] - best[:, count:], width)
 
 
 def attention_bias(weight: Tensor) -> Tensor:

@@ -97,10 +97,6 @@ def push_maps(state: WorldState, warped: Tensor, newest: Tensor, dt_B: Tensor) -
     return maps, ages
 
 
-KEEP_STEEPNESS = 5.0
-"""How fast a remembered score falls to zero towards the border of what is kept; a score of `keep_score` is kept as it is."""
-
-
 @dataclass
 class Candidates:
     """Everything that may be remembered after a step: Q queries with their final answers."""
@@ -116,15 +112,9 @@ class Candidates:
 
 
 def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, query: QueryConfig) -> tuple[Tensor, ...]:
-    """The S best candidates as (query, box, score, id, age, next_id): known ids stay, well scored new objects get the next ones.
-
-    What scores barely enough (`keep_score`), or barely more than the first one left out, is kept with a lower score, down to zero
-    at the border: the memory counts it less (`fusion.gradual`).
-    """
-    best, index = candidates.score_BQ.topk(slots + 1, dim=1)
-    border = best[:, slots:].clamp(min=(1.0 - 1.0 / KEEP_STEEPNESS) * query.keep_score)
-    score = torch.minimum(best[:, :slots], KEEP_STEEPNESS * (best[:, :slots] - border))
-    index, alive = index[:, :slots], score > 0
+    """The S best candidates as (query, box, score, id, age, next_id): known ids stay, well scored new objects get the next ones."""
+    score, index = candidates.score_BQ.topk(slots, dim=1)
+    alive = score >= query.keep_score
 
     def pick(value: Tensor) -> Tensor:
         at = index.reshape(*index.shape, *([1] * (value.dim() - 2))).expand(-1, -1, *value.shape[2:])

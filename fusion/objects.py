@@ -10,7 +10,7 @@ from fusion.boxcode import CODE_SIZE, decode_boxes, encode_boxes
 from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.distinct import nearness
-from fusion.gradual import attention_bias, best_and_border, class_shares, ramp
+from fusion.gradual import attention_bias, best_with_weight, class_shares, ramp
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput
 from fusion.kinematics import Recalled, Recollection, drives_forward, facing_forward
@@ -20,12 +20,8 @@ NO_OBJECT_LOGIT = -12.0
 """Class logit of a place that holds no query."""
 SUPPRESSION_LOGIT = 4.0
 """Taken from a new query's logits where a remembered object already stands."""
-PEAK_STEEPNESS = 20.0
-"""What a cell ranks lower for each logit by which a neighbour of the same class is higher: of two about equal cells both become queries."""
 PEAK_RAMP = 1.0
-"""Logits above the best cell that became no query from which on a query counts fully."""
-SLOPE_RAMP = 0.2
-"""Logits below its highest neighbour at which a cell counts nothing any more."""
+"""Logits above the best peak that became no query from which on a query counts fully."""
 
 
 @dataclass
@@ -73,25 +69,24 @@ class QuerySource(nn.Module):
         self.register_buffer("radius_K", torch.tensor(config.query.suppression_radius_m), persistent=False)
 
     def from_peaks(self, heatmap: Tensor, dense_code: Tensor, bev: Tensor) -> Queries:
-        """The best heatmap peaks (3x3 local maxima of any class, or nearly) with the dense head's boxes."""
+        """The best heatmap peaks (3x3 local maxima of any class) with the dense head's boxes."""
         heat = heatmap.detach()
-        behind = functional.max_pool2d(heat, 3, stride=1, padding=1) - heat
-        rank = heat - PEAK_STEEPNESS * behind
-        cell, border = best_and_border(rank.amax(1).flatten(1), self.config.query.new_queries)
+        peak = heat >= functional.max_pool2d(heat, 3, stride=1, padding=1)
+        best = torch.where(peak, heat, torch.full_like(heat, -30.0)).amax(1).flatten(1)
+        cell, weight = best_with_weight(best, self.config.query.new_queries, PEAK_RAMP)
 
         def at(dense: Tensor) -> Tensor:
             index = cell[:, None].expand(-1, dense.shape[1], -1)
             return dense.flatten(2).gather(2, index).transpose(1, 2)
 
         logits = at(heat)
-        weight = ramp(at(rank) - border[..., None], PEAK_RAMP) * ramp(SLOPE_RAMP - at(behind), SLOPE_RAMP)
         embedding = self.from_bev(at(bev)) + self.from_heat(logits.sigmoid()) + self.kind.weight[0]
         reference = functional.embedding(cell, self.references_XY3.flatten(0, 1))
-        return Queries(embedding, reference, at(dense_code.detach()), logits, weight.amax(-1))
+        return Queries(embedding, reference, at(dense_code.detach()), logits, weight)
 
     def from_memory(self, embedding: Tensor, box: Tensor, score: Tensor, motion_B5: Tensor) -> Queries:
         """Remembered objects whose boxes were already moved to now; empty slots (score 0) become invalid queries."""
-        valid = ramp(score, self.config.query.keep_score)
+        valid = (score > 0).float()
         moved = torch.cat([embedding, motion_B5[:, None].expand(-1, embedding.shape[1], -1).to(embedding.dtype)], dim=-1)
         embedding = embedding + self.from_motion(moved)
         logits = self.class_logits(embedding).float()
