@@ -108,6 +108,8 @@ def print_summary(out: Path, manifest: Manifest, found: Verification) -> None:
         f"verified against torch: relative error {found.max_error:.2g} over {len(found.error_by_step)} steps "
         f"({'; '.join(manifest.verification['rigs'])})"
     )
+    if found.tied_steps:
+        console.print(f"{len(found.tied_steps)} of these steps are decided by ties: only their dense answers were compared")
     if "precision" in manifest.verification:
         told = manifest.verification["precision"]
         console.print(

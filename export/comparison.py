@@ -61,6 +61,8 @@ class Verification:
     integer_mismatches: int = 0
     """Classes, ids and voxel states that differ within paired rows."""
     integers_compared: int = 0
+    tied_steps: list[int] = field(default_factory=list)
+    """Steps decided by ties within torch itself (`export.verify`); only their dense answers are among the errors."""
     reordered_steps: int = 0
     """Steps in which rows of about equal score stood in another order."""
     rigs: list[str] = field(default_factory=list)
@@ -102,6 +104,7 @@ class Verification:
             "worst_tensor": worst,
             "integer_mismatch_share": float(f"{self.mismatch_share:.3g}"),
             "reordered_steps": self.reordered_steps,
+            "tied_steps": len(self.tied_steps),
         }
 
 
@@ -158,6 +161,16 @@ class Comparison:
         pairs = zip(want.tolist(), got.tolist(), strict=True)
         wrong = [(ours < 0) != (theirs < 0) or (ours >= 0 and self._renamed.setdefault(theirs, ours) != ours) for ours, theirs in pairs]
         return np.array(wrong, dtype=bool)
+
+
+def step_error(reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """Largest relative error of one step."""
+    return Comparison().add(reference, other)
+
+
+def dense_only(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs that no selection touches."""
+    return {name: value for name, value in outputs.items() if name in DENSE_OUTPUTS}
 
 
 def relative_error(want: np.ndarray, got: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fusion.gradual import class_shares, ramp
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
-CLEAR_LEAD = 0.3
+CLEAR_LEAD = 0.03
 """A query falls silent when another on the same object scores higher by this share; with a smaller lead it speaks in part."""
 
 

@@ -30,7 +30,7 @@ class Recalled:
     embedding_BSC: Tensor
     box_BS9: Tensor
     valid_BS: Tensor
-    """float32, 1 for a slot that holds something, less while it fades out."""
+    """float32, 1 for a slot that holds something."""
     rate_B: Tensor
     """float32, 1/s: one over the time since the state was written."""
 

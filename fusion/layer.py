@@ -27,7 +27,7 @@ class Surroundings:
     memory_BSC: Tensor | None
     """Remembered objects' embeddings with their position added, or None."""
     memory_mask_BS: Tensor | None
-    """float32, 1 for a slot that holds something, less while it fades out."""
+    """float32, 1 for a slot that holds something."""
 
 
 class BoxPosition(nn.Module):

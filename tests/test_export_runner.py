@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnxruntime import OrtValue
 from standin_network import StandIn, standin_config
 
 from export.command import parse_cameras
-from export.comparison import Comparison
+from export.comparison import Comparison, Verification
 from export.feed import Picture, StepFeed, StepPacker, resize_and_crop
 from export.live import LiveRunner, LiveStep
 from export.manifest import MANIFEST_KEY, Manifest, check_beside, manifest_path
@@ -28,7 +29,7 @@ from export.onnx_graph import StepGraph, attach_manifest, export_model, read_man
 from export.run import StageTimes, in_parts, open_network, run_clip, stream_clip
 from export.runner import OnnxNetwork, StreamRunner, available_providers
 from export.synthetic import five_camera_rig, synthetic_steps
-from export.verify import SideBySide, require, verify
+from export.verify import SideBySide, is_tied, require, step_input, torch_outputs, verify
 from export.write import write_parts, write_verified
 from scenes.cameras import network_camera
 from scenes.clips import Clip
@@ -131,6 +132,35 @@ def test_a_fixed_number_of_cameras_pads_smaller_rigs(tmp_path):
     assert network.manifest.spec("alive").shape == (1, 6)
     found = verify(path, StandIn().eval(), CONFIG, steps=2)
     require(found, path)
+
+
+def test_a_file_of_which_ties_decide_too_many_steps_is_not_called_verified(tmp_path):
+    found = Verification(errors=[{"boxes": 1e-6}] * 15, tied_steps=[3])
+    require(found, tmp_path / "one.onnx")
+    found.tied_steps = [3, 9]
+    with pytest.raises(DataError, match="2 of 15 steps are decided by ties"):
+        require(found, tmp_path / "two.onnx")
+
+
+class LastBits(torch.nn.Module):
+    """Scores that hang on the last bits of the features: which places are chosen is chance."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, token: torch.Tensor) -> torch.Tensor:
+        return torch.sin(1e7 * self.inner(token))
+
+
+def test_a_tie_in_torch_itself_is_told_from_an_error():
+    model, flat = StandIn().eval(), StandIn().eval()
+    flat.add_module("logits", LastBits(flat.logits).eval())
+    inputs, state = steps(1)[0], model.empty_state(1, "cpu")
+    for network, tied in ((model, False), (flat, True)):
+        graph = StepGraph(network).eval()
+        reference, _ = torch_outputs(graph, step_input(inputs), state)
+        assert is_tied(graph, inputs, state, reference, error=0.5) is tied
 
 
 def test_one_camera_gets_an_empty_row_and_is_refused_alone(network):

@@ -52,8 +52,8 @@ def test_of_twins_neither_is_silenced_by_the_last_bits():
     assert speaks(torch.tensor([[0.5, 0.5]]), table).tolist() == [[1.0, 1.0]]
     for one, other in ((0.5, 0.5 * (1 + 1e-6)), (0.5 * (1 + 1e-6), 0.5)):
         assert torch.allclose(speaks(torch.tensor([[one, other]]), table), torch.ones(1, 2), atol=1e-4)
-    # one leads by half of a clear lead: 1 - 0.475 / 0.5 = 0.05
-    assert speaks(torch.tensor([[0.475, 0.5]]), table)[0].tolist() == pytest.approx([0.5, 1.0], abs=1e-4)
+    # one leads by half of a clear lead: 1 - 0.4925 / 0.5 = 0.015
+    assert speaks(torch.tensor([[0.4925, 0.5]]), table)[0].tolist() == pytest.approx([0.5, 1.0], abs=1e-4)
 
 
 def test_a_better_new_query_takes_over_id_and_age_of_the_remembered_one():

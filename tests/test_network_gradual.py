@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusion.config import nano
-from fusion.gradual import attention_bias, best_and_border, class_shares, ramp
+from fusion.gradual import attention_bias, best_with_weight, class_shares, ramp
 from fusion.memory import Candidates, remember_objects
 from fusion.objects import QuerySource
 
@@ -17,9 +17,11 @@ def test_a_ramp_by_hand():
     assert ramp(torch.tensor([-1.0, 0.0, 0.5, 2.0, 9.0]), 2.0).tolist() == [0.0, 0.0, 0.25, 1.0, 1.0]
 
 
-def test_the_border_is_the_best_of_those_left_out():
-    index, border = best_and_border(torch.tensor([[0.0, 3.0, 1.0, 1.25, -2.0]]), 2)
-    assert (index.tolist(), border.tolist()) == ([[1, 3]], [[1.0]])
+def test_the_last_of_the_best_counts_as_far_as_it_is_above_the_first_left_out():
+    index, weight = best_with_weight(torch.tensor([[0.0, 3.0, 1.0, 1.25, -2.0]]), 3, width=1.0)
+    assert (index.tolist(), weight.tolist()) == ([[1, 3, 2]], [[1.0, 1.0, 1.0]])  # the first left out is 0
+    index, weight = best_with_weight(torch.tensor([[0.0, 3.0, 1.0, 1.25, -2.0]]), 2, width=1.0)
+    assert (index.tolist(), weight.tolist()) == ([[1, 3]], [[1.0, 0.25]])  # here it is 1
 
 
 def test_a_key_of_half_weight_gets_half_the_attention_and_an_empty_one_none():
@@ -43,23 +45,6 @@ def remembered(scores: list[float], ids: list[int] | None = None, distinct: list
         speaks_BQ=torch.tensor([distinct or [1.0] * count]),
     )
     return remember_objects(candidates, torch.tensor([7]), QUERY.memory_slots, QUERY)
-
-
-def test_scores_are_kept_as_they_are_away_from_the_border_and_fall_to_zero_at_it():
-    # the border is four fifths of 0.05: 0.045 is kept with 5 * (0.045 - 0.04), 0.041 with 0.005, 0.04 not at all
-    assert remembered([0.9, 0.05, 0.045, 0.0])[2][0].tolist() == pytest.approx([0.9, 0.05, 0.025])
-    assert remembered([0.9, 0.041, 0.04, 0.039])[2][0].tolist() == pytest.approx([0.9, 0.005, 0.0], abs=1e-6)
-
-
-def test_which_of_two_equals_gets_the_last_slot_does_not_matter():
-    # four for three slots: the third is remembered as far as it leads the fourth, 5 * (0.51 - 0.5)
-    _, box, score, ids, _, next_id = remembered([0.9, 0.8, 0.5, 0.51])
-    assert score[0].tolist() == pytest.approx([0.9, 0.8, 0.05], abs=1e-6)
-    assert box[0, :, 0].tolist() == [0.0, 1.0, 3.0]
-    assert (ids[0].tolist(), next_id.tolist()) == ([7, 8, -1], [9])  # hardly there: not yet born
-    _, box, score, ids, _, _ = remembered([0.9, 0.8, 0.5, 0.5])
-    assert score[0].tolist() == pytest.approx([0.9, 0.8, 0.0])
-    assert box[0, 2].tolist() == [0.0] * 9
 
 
 def test_a_twin_is_remembered_but_not_born():
@@ -87,18 +72,6 @@ def seeds(source: QuerySource, heat: dict[tuple[int, int], float]) -> dict[tuple
 def test_peaks_become_queries_and_their_slopes_do_not(source: QuerySource):
     found = seeds(source, {(10, 10): 1.0, (10, 11): 0.0, (30, 30): -2.0})
     assert found == pytest.approx({(10, 10): 1.0, (30, 30): 1.0})
-
-
-def test_both_of_two_equal_neighbours_become_queries_whichever_is_higher_by_the_last_bits(source: QuerySource):
-    for one, other in ((1.0, 1.0 - 1e-6), (1.0 - 1e-6, 1.0)):
-        found = seeds(source, {(10, 10): one, (10, 11): other, (30, 30): -2.0})
-        assert found == pytest.approx({(10, 10): 1.0, (10, 11): 1.0}, abs=1e-4)
-
-
-def test_a_cell_a_little_lower_than_its_neighbour_counts_less(source: QuerySource):
-    # 0.02 lower: it ranks at 0.98 - 20 * 0.02 = 0.58, well above the -2 left out, and counts 1 - 0.02 / 0.2
-    found = seeds(source, {(10, 10): 1.0, (10, 11): 0.98, (30, 30): -2.0})
-    assert found == pytest.approx({(10, 10): 1.0, (10, 11): 0.9}, abs=1e-4)
 
 
 def test_a_peak_at_the_border_of_the_best_counts_little_whichever_it_is(source: QuerySource):
