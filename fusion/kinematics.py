@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion.boxcode import CODE_COS, CODE_SIN, CODE_VELOCITY, CODE_XYZ
-from fusion.gradual import attention_bias
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
 DRIVING_MPS = 2.0
@@ -64,7 +63,7 @@ class Recollection(nn.Module):
         offset = [center[..., i : i + 1] - past.box_BS9[:, None, :, i] for i in (0, 1)]  # plane by plane, as in `fusion.layer`
         distance = torch.sqrt(offset[0] * offset[0] + offset[1] * offset[1] + 1e-4)
         likeness = self.query(tokens) @ self.key(past.embedding_BSC).transpose(1, 2) * (tokens.shape[-1] ** -0.5)
-        logits = likeness.float() - functional.softplus(self.reach) * distance + attention_bias(past.valid_BS)[:, None]
+        logits = likeness.float() - functional.softplus(self.reach) * distance + (past.valid_BS[:, None] - 1.0) * 1e4
         nothing = self.nothing.expand(*logits.shape[:2], 1)
         weight = torch.cat([nothing, logits], dim=-1).softmax(-1)[..., 1:]
         velocity = code_BQR[..., CODE_VELOCITY]

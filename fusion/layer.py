@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion.atlas import Atlas, best_views
-from fusion.gradual import attention_bias
 from fusion.grid import BevGrid
 from fusion.sampling import mix_pixels_often, pixel_rows, plane_corners, sample_plane
 
@@ -101,7 +100,7 @@ class MemoryAttention(nn.Module):
         nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
         keys = torch.cat([nothing, memory], dim=1)
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
-        return self.attention(tokens + position, keys, keys, attention_bias(mask)[:, None, None])
+        return self.attention(tokens + position, keys, keys, ((mask - 1.0) * 1e4)[:, None, None])
 
 
 def initial_points(count: int) -> Tensor:

@@ -107,8 +107,6 @@ class Candidates:
     """float32; 0 where there is no query."""
     id_BQ: Tensor
     age_BQ: Tensor
-    speaks_BQ: Tensor
-    """float32, see `fusion.distinct.speaks`: no twin is born."""
 
 
 def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, query: QueryConfig) -> tuple[Tensor, ...]:
@@ -121,7 +119,7 @@ def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, quer
         return value.gather(1, at)
 
     ids = pick(candidates.id_BQ)
-    newborn = alive & (ids < 0) & (score >= query.birth_score) & (pick(candidates.speaks_BQ) > 0.5)
+    newborn = alive & (ids < 0) & (score >= query.birth_score)
     rank = newborn.long().cumsum(1) - 1
     ids = torch.where(newborn, next_id_B[:, None] + rank, ids)
     ids = torch.where(alive, ids, torch.full_like(ids, -1))

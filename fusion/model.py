@@ -7,7 +7,7 @@ from fusion.atlas import Atlas
 from fusion.bev import BevEncoder, DenseHead
 from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
-from fusion.distinct import class_kinds, inherit, same_object, speaks
+from fusion.distinct import class_groups, inherit, same_object, speaks
 from fusion.interface import Detections, LayerOutput, StepInput, StepOutput, WorldState
 from fusion.kinematics import recalled
 from fusion.layer import Surroundings
@@ -29,7 +29,7 @@ class Surround(nn.Module):
     """
 
     centers_XY2: Tensor
-    kinds_KK: Tensor
+    group_K: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Surround(nn.Module):
         self.decoder = Decoder(config)
         self.occupancy = OccupancyHead(bev.channels, config.grid) if config.occupancy else None
         self.extra_heads = nn.ModuleDict()
-        self.register_buffer("kinds_KK", class_kinds(config.class_names), persistent=False)
+        self.register_buffer("group_K", class_groups(config.class_names), persistent=False)
         self.register_buffer("centers_XY2", config.grid.centers_ego(), persistent=False)
 
     def empty_state(self, batch: int, device: torch.device | str = "cpu") -> WorldState:
@@ -132,8 +132,8 @@ class Surround(nn.Module):
         return answer.logits_BQK.amax(-1).sigmoid() * answer.quality_BQ.sigmoid() ** self.config.query.quality_power * valid_BQ
 
     def same_object(self, answer: LayerOutput) -> Tensor:
-        """(B, Q, Q) how far queries stand on the same object."""
-        return same_object(answer.box_BQ9, answer.logits_BQK, self.source.radius_K, self.kinds_KK)
+        """(B, Q, Q) bool: which queries stand on the same object."""
+        return same_object(answer.box_BQ9, answer.logits_BQK.argmax(-1), self.source.radius_K, self.group_K)
 
     def remember(self, queries: Queries, answer: LayerOutput, state: WorldState, dt_B: Tensor, maps: Tensor, ages: Tensor) -> WorldState:
         """The state after this step: the best ordinary queries and the newest maps."""
@@ -144,15 +144,13 @@ class Surround(nn.Module):
         answer = answer.map(lambda value: value[:, :n].detach())
         score, same = self.scores(answer, queries.valid_BQ[:, :n]), self.same_object(answer)
         ids = torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1)
-        distinct = speaks(score, same)
-        ids, memory_age_BQ = inherit(ids, torch.cat([fresh, state.age_BS + dt], dim=1), score, same)
+        ids, ages_BQ = inherit(ids, torch.cat([fresh, state.age_BS + dt], dim=1), score, same)
         candidates = Candidates(
             embedding_BQC=queries.embedding_BQC[:, :n],
             box_BQ9=answer.box_BQ9,
-            score_BQ=torch.maximum(score, torch.cat([fresh, faded], dim=1)) * distinct,
+            score_BQ=torch.maximum(score, torch.cat([fresh, faded], dim=1)) * speaks(score, same),
             id_BQ=ids,
-            age_BQ=memory_age_BQ,
-            speaks_BQ=distinct,
+            age_BQ=ages_BQ,
         )
         query, box, score, ids, age, next_id = remember_objects(candidates, state.next_id_B, config.memory_slots, config)
         return WorldState(torch.ones_like(state.valid_B), query, box, score, ids, age, next_id, maps, ages)

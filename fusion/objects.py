@@ -9,8 +9,6 @@ from torch.nn import functional
 from fusion.boxcode import CODE_SIZE, decode_boxes, encode_boxes
 from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
-from fusion.distinct import nearness
-from fusion.gradual import attention_bias, best_with_weight, class_shares, ramp
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput
 from fusion.kinematics import Recalled, Recollection, drives_forward, facing_forward
@@ -20,8 +18,6 @@ NO_OBJECT_LOGIT = -12.0
 """Class logit of a place that holds no query."""
 SUPPRESSION_LOGIT = 4.0
 """Taken from a new query's logits where a remembered object already stands."""
-PEAK_RAMP = 1.0
-"""Logits above the best peak that became no query from which on a query counts fully."""
 
 
 @dataclass
@@ -34,7 +30,7 @@ class Queries:
     code_BQR: Tensor
     logits_BQK: Tensor
     valid_BQ: Tensor
-    """float32, 1 for a real query, 0 for none; between them near the border of what becomes a query (`fusion.gradual`)."""
+    """float32, 1 for a real query."""
 
     def box(self) -> Tensor:
         """(B, Q, 9) boxes as they stand now."""
@@ -73,7 +69,7 @@ class QuerySource(nn.Module):
         heat = heatmap.detach()
         peak = heat >= functional.max_pool2d(heat, 3, stride=1, padding=1)
         best = torch.where(peak, heat, torch.full_like(heat, -30.0)).amax(1).flatten(1)
-        cell, weight = best_with_weight(best, self.config.query.new_queries, PEAK_RAMP)
+        cell = best.topk(self.config.query.new_queries, dim=1).indices
 
         def at(dense: Tensor) -> Tensor:
             index = cell[:, None].expand(-1, dense.shape[1], -1)
@@ -82,7 +78,7 @@ class QuerySource(nn.Module):
         logits = at(heat)
         embedding = self.from_bev(at(bev)) + self.from_heat(logits.sigmoid()) + self.kind.weight[0]
         reference = functional.embedding(cell, self.references_XY3.flatten(0, 1))
-        return Queries(embedding, reference, at(dense_code.detach()), logits, weight)
+        return Queries(embedding, reference, at(dense_code.detach()), logits, torch.ones_like(logits[..., 0]))
 
     def from_memory(self, embedding: Tensor, box: Tensor, score: Tensor, motion_B5: Tensor) -> Queries:
         """Remembered objects whose boxes were already moved to now; empty slots (score 0) become invalid queries."""
@@ -105,24 +101,26 @@ class QuerySource(nn.Module):
     def give_way(self, new: Queries, remembered: Queries, memory_score: Tensor) -> Queries:
         """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id."""
         box, past = new.box(), remembered.box()
-        near = nearness(box, past, class_shares(new.logits_BQK) @ self.radius_K)
-        known = ramp(memory_score - 0.9 * self.config.query.suppression_score, 0.2 * self.config.query.suppression_score)
-        logits = new.logits_BQK - SUPPRESSION_LOGIT * (near * known[:, None]).amax(-1, keepdim=True)
+        dx, dy = (box[:, :, None, i] - past[:, None, :, i] for i in (0, 1))
+        distance = torch.sqrt(dx * dx + dy * dy + 1e-6)
+        radius = functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])
+        taken = (distance < radius) & (memory_score[:, None] > self.config.query.suppression_score)
+        logits = new.logits_BQK - SUPPRESSION_LOGIT * taken.any(-1, keepdim=True).float()
         return replace(new, logits_BQK=logits)
 
 
 def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQueries | None) -> Tensor:
-    """(B, 1, Q, Q) to add to attention logits: 0 where a query may look, -10000 where not, the logarithm of a weight between.
+    """(B, 1, Q, Q) to add to attention logits: 0 where a query may look, -10000 where not.
 
     Nobody sees invalid queries (but everyone sees itself); ordinary queries do not see denoising ones, and those see their group.
     """
-    bias = attention_bias(valid_BQ)[:, None, :]
+    allowed = valid_BQ[:, None, :].expand(-1, valid_BQ.shape[1], -1) > 0.5
     if denoising is not None:
         group = torch.cat([torch.full_like(denoising.group_BM[:, :1], -1).expand(-1, ordinary), denoising.group_BM], dim=1)
-        bias = torch.where(group[:, :, None] == group[:, None, :], bias, -1e4)
+        allowed = allowed & (group[:, :, None] == group[:, None, :])
     index = torch.arange(valid_BQ.shape[1], device=valid_BQ.device, dtype=torch.float32)  # torch.eye exports uint16, refused by TensorRT
     itself = index[:, None] == index[None]
-    return torch.where(itself, 0.0, bias)[:, None]
+    return torch.where(allowed | itself, 0.0, -1e4)[:, None]
 
 
 class Decoder(nn.Module):
@@ -159,12 +157,12 @@ class Decoder(nn.Module):
             box = queries.box().detach()
             tokens = layer(queries.embedding_BQC, position(box), box, mask_bias, around)
             code = queries.code_BQR.detach() + to_code(tokens).float()
-            valid = queries.valid_BQ[..., None] > 0
+            valid = queries.valid_BQ[..., None] > 0.5
             logits = queries.logits_BQK + to_logits(tokens).float()
             logits = torch.where(valid, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
             queries = replace(queries, embedding_BQC=tokens, code_BQR=code, logits_BQK=logits)
             answer = recollect(tokens, code, queries.reference_BQ3, past)
-            answer = facing_forward(answer, class_shares(logits) @ self.drives_K)
+            answer = facing_forward(answer, functional.embedding(logits.argmax(-1), self.drives_K[:, None])[..., 0])
             outputs.append(LayerOutput(logits, decode_boxes(answer, queries.reference_BQ3), to_quality(tokens).float()[..., 0]))
         return queries, outputs
 

@@ -144,7 +144,6 @@ def test_ids_persist_and_new_objects_get_the_next():
         score_BQ=torch.tensor([[0.9, 0.1, 0.01, 0.8, 0.0, 0.3]]),
         id_BQ=torch.tensor([[-1, -1, -1, 5, -1, 2]]),
         age_BQ=torch.tensor([[0.0, 0, 0, 1.5, 0, 0.5]]),
-        speaks_BQ=torch.ones(1, 6),
     )
     embedding, box, score, ids, age, next_id = remember_objects(candidates, torch.tensor([7]), 4, query)
     assert ids.tolist() == [[7, 5, 2, -1]]  # 0.1 is remembered without an id until it is sure
