@@ -5,7 +5,8 @@
     python -m benchmarks.onnx_parity --drive 200 --rig 8 --folder kept --minutes 4   # one rig, in parts: called again, it goes on
 
 Both take the shipped nano (random:nano where none ships) or --checkpoint. Each side lives with its own memory from the first step to the
-last, nothing is ever set right. Exit status 1 if any relative error exceeds 1e-3 in any step, an operator lies outside the default domain,
+last, nothing is ever set right; with --forgive-ties a step that ties decide (`export.verify`) is counted, and both go on from torch's
+state. Exit status 1 if any relative error exceeds 1e-3 in any step, an operator lies outside the default domain,
 or the last quarter of a drive is worse than the first and than the same quarter begun with an empty memory.
 """
 
@@ -57,6 +58,7 @@ def parity(
     graph: tuple[str, ...] = (),
     folder: Path | None = None,
     minutes: float = 0.0,
+    forgive_ties: bool = False,
 ) -> int:
     """Exports, then streams every rig through torch and through the files.
 
@@ -70,6 +72,7 @@ def parity(
         rig: Numbers of cameras of the rigs that drive.
         graph: Graphs of the simulated drive, such as "gather, split"; default: two a rig, all four in total.
         folder: Where graphs, simulated drive and unfinished work are kept and looked for (of the same checkpoint); default: nowhere.
+        forgive_ties: After a step that ties decide, both sides of a simulated drive go on from torch's state.
         minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
     """
     name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
@@ -78,7 +81,7 @@ def parity(
         kept.mkdir(parents=True, exist_ok=True)
         if drive:
             until = time.monotonic() + 60 * minutes if minutes else float("inf")
-            return long_drive(name, layers, kept, drive, seed, rig, graph, until)
+            return long_drive(name, layers, kept, drive, seed, rig, graph, until, forgive_ties)
         network = load_network(name, layers, sampler)
         path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
@@ -114,7 +117,15 @@ def exported(network: LoadedNetwork, path: Path) -> Path:
 
 
 def long_drive(
-    name: str, layers: int | None, folder: Path, steps: int, seed: int, rigs: tuple[int, ...], graph: tuple[str, ...], until: float
+    name: str,
+    layers: int | None,
+    folder: Path,
+    steps: int,
+    seed: int,
+    rigs: tuple[int, ...],
+    graph: tuple[str, ...],
+    until: float,
+    forgive: bool,
 ) -> int:
     """One simulated drive at 10 Hz on three sets of its cameras: torch (by its own sampler) once a step, two to four graphs beside it."""
     reference = load_network(name, layers, "auto")
@@ -136,9 +147,10 @@ def long_drive(
         networks, torch_graph = [graphs[name] for name in names], StepGraph(reference.model).eval()
         results = []
         for part, first in (("carried", 0), ("anew", steps - steps // 4)):
+            part = f"{part}-forgiven" if forgive else part
             work = Work(folder / f"{part}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}.pickle", names, rig)
             drive = islice(picked(clip_steps(clip, size_hw), rows), first, None)
-            if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until):
+            if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until, forgive):
                 return 2
             results.append([comparison.found for comparison in work.comparisons])
         found += list(zip(names, *results, strict=True))
@@ -157,7 +169,7 @@ class Work:
         for comparison in self.comparisons:
             comparison.new_drive(rig)
 
-    def drive(self, together: SideBySide, steps: Iterator[dict[str, np.ndarray]], until: float) -> bool:
+    def drive(self, together: SideBySide, steps: Iterator[dict[str, np.ndarray]], until: float, forgive: bool) -> bool:
         """Takes the steps that are left; False if there was no time for all of them. Says every fifty how it stands."""
         if self.memory is not None:
             together.remember(self.memory)
@@ -166,7 +178,7 @@ class Work:
                 self._keep(together)
                 print(f"{self.rig}, {self.path.stem}: {self.done} steps done, time is up; call again to go on", flush=True)
                 return False
-            together.step(inputs)
+            together.step(inputs, forgive)
             self.done += 1
             if self.done % 50 == 0:
                 errors = [comparison.found.error_by_step[-50:] for comparison in self.comparisons]
@@ -211,6 +223,7 @@ def verdict(rows: list[tuple[str, Verification, Verification | None]]) -> int:
         "dense: first / last / anew",
         "integers",
         "order",
+        "ties",
     )
     table, good = Table(*columns), True
     for graph, found, fresh in rows:
@@ -227,6 +240,7 @@ def verdict(rows: list[tuple[str, Verification, Verification | None]]) -> int:
             in_words(quarters(found.dense_by_step, fresh.dense_by_step if fresh else None)),
             f"{found.integer_mismatches} of {found.integers_compared}",
             str(found.reordered_steps),
+            str(len(found.tied_steps)),
         )
     CONSOLE.print(table)
     CONSOLE.print(
@@ -236,8 +250,8 @@ def verdict(rows: list[tuple[str, Verification, Verification | None]]) -> int:
         "flow and dense memory alone; anew: the last quarter begun with an empty memory; integers: classes, ids, ages, voxel states"
     )
     for graph, found, fresh in rows:
-        told = {name: [step[name] for step in found.errors] for name in found.errors[0]}
-        new = {name: [step[name] for step in fresh.errors] for name in told} if fresh else {}
+        told = {name: [step[name] for step in found.errors if name in step] for name in found.error_by_tensor}
+        new = {name: [step[name] for step in fresh.errors if name in step] for name in told} if fresh else {}
         parts = [f"{name} {max(errors):.1e} ({in_words(quarters(errors, new.get(name)))})" for name, errors in told.items()]
         CONSOLE.print(f"{found.rigs[0]}, {graph}: largest (medians) of {', '.join(parts)}")
     return 0 if good else 1

@@ -62,7 +62,7 @@ class Verification:
     """Classes, ids and voxel states that differ within paired rows."""
     integers_compared: int = 0
     tied_steps: list[int] = field(default_factory=list)
-    """Steps decided by ties within torch itself (`export.verify`); only their dense answers are among the errors."""
+    """Steps decided by ties within torch itself; what was compared of them instead is said in `export.verify`."""
     reordered_steps: int = 0
     """Steps in which rows of about equal score stood in another order."""
     rigs: list[str] = field(default_factory=list)
@@ -140,6 +140,13 @@ class Comparison:
         self.found.reordered_steps += reordered
         self.found.errors.append(errors)
         return max(errors.values(), default=0.0)
+
+    def add_tied(self, reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+        """Takes in a step that ties decide, after which both sides share one memory: ids begin anew."""
+        self._renamed = {}
+        self.found.tied_steps.append(len(self.found.errors))
+        self.add(reference, other)
+        self._renamed = {}
 
     def _count(self, wrong: np.ndarray) -> None:
         self.found.integers_compared += wrong.size
