@@ -21,12 +21,11 @@ import tyro
 from scipy.optimize import linear_sum_assignment
 
 from labeling.clip_labels import label_clip
-from labeling.lidar import sweep_path
 from labeling.lifting.image_boxes import read_image_boxes
 from labeling.lifting.observations import pixels_of
 from labeling.settings import LabelSettings
 from scenes.boxes import CLASS_NAMES, VEHICLE_CLASSES, Box3D, Boxes
-from scenes.clips import Clip, find_clips
+from scenes.clips import Clip, find_clips, sweep_path
 from scenes.detector2d import iou_matrix
 from scenes.geometry import transform_points, wrap_angle
 from scenes.layers import LabelLayer
@@ -194,7 +193,7 @@ def main(
     print(f"{'':22s} seen by {LEAST_SHARE:.0%}   by {WIDE_SHARE:.0%}")
     for rows in zip(*(measure(clip, truth, layer).items() for truth in truths), strict=True):
         print(f"{rows[0][0]:22s}" + "".join(f" {value:10.3f}" for _, value in rows))
-    swept = {frame: here for frame, here in truths[0].items() if sweep_path(clip, frame).is_file()}
+    swept = {frame: here for frame, here in truths[0].items() if sweep_path(clip.path, frame).is_file()}
     figures = measure(clip, swept, layer)
     print(
         f"frames with a sweep: recall {figures['recall']:.3f}, centre {figures['centre_m']:.3f} m (95 %: {figures['centre_p95_m']:.3f} m)"

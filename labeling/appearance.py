@@ -24,10 +24,9 @@ INNER = 0.7
 LEAST_PX = 8.0
 """Smaller rectangles (height or width) say nothing."""
 BINS = 8
+"""Of each histogram. A look holds six, as roots of shares: lightness of the upper and the lower half, then a, then b."""
 CHROMA_REACH = 40.0
 """Of the a and b axes of CIELAB -40 to 40 is told apart; hardly any surface of a street is more colourful."""
-LIGHT, CHROMA = slice(0, 2 * BINS), slice(2 * BINS, 6 * BINS)
-"""Columns of a look: roots of the histograms of lightness (upper half, lower half), then of a and b."""
 
 
 def picture_looks(clip: Clip) -> Looks:
@@ -38,7 +37,7 @@ def picture_looks(clip: Clip) -> Looks:
         try:
             return clip.image(frame, camera)
         except DataError:
-            return None  # the stage that checks the inputs tells about broken pictures
+            return None  # labels from `--evidence` need no pictures; `surround4d check` tells about broken ones
 
     def looks(frames: np.ndarray, box_world: np.ndarray) -> np.ndarray:
         found = np.full((len(frames), 6 * BINS), np.nan)

@@ -6,13 +6,12 @@ So nothing is found by the lidar alone: each detection of a frame with a sweep l
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from labeling.tracks.evidence import Evidence
 from scenes.boxes import Box3D, transform_each_box
-from scenes.clips import Clip
+from scenes.clips import Clip, sweep_path
 from scenes.errors import DataError
 from scenes.geometry import invert_rigid
 
@@ -39,7 +38,7 @@ def clip_sweeps(clip: Clip) -> Sweeps:
     """The sweeps `lidar/<frame>.npz` of a clip; a broken one is refused with `DataError`."""
 
     def sweep(frame: int) -> np.ndarray | None:
-        path = sweep_path(clip, frame)
+        path = sweep_path(clip.path, frame)
         if not path.is_file():
             return None
         try:
@@ -52,11 +51,6 @@ def clip_sweeps(clip: Clip) -> Sweeps:
         return points_ego[np.isfinite(points_ego).all(axis=1)]
 
     return sweep
-
-
-def sweep_path(clip: Clip, frame: int) -> Path:
-    """Where a frame's sweep lies if there is one."""
-    return clip.path / "lidar" / f"{frame:06d}.npz"
 
 
 def ranged(evidence: Evidence, sweeps: Sweeps) -> tuple[Evidence, int]:

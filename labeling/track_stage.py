@@ -6,10 +6,11 @@ import numpy as np
 
 from labeling.appearance import picture_looks
 from labeling.detections import all_evidence
-from labeling.lidar import clip_sweeps, ranged, sweep_path
+from labeling.lidar import clip_sweeps, ranged
 from labeling.stages import ClipWork, Stage, write_arrays
 from labeling.tracks.evidence import rig_in_view
 from labeling.tracks.tracking import TrackLabels, track_clip
+from scenes.clips import sweep_path
 
 
 def _tracks(work: ClipWork, path: Path) -> dict[str, float]:
@@ -28,7 +29,7 @@ def _tracks(work: ClipWork, path: Path) -> dict[str, float]:
 
 def _sweeps(work: ClipWork) -> list[str]:
     """Names and sizes of the clip's sweeps that this job reads."""
-    paths = [sweep_path(work.clip, frame) for frame in range(len(work.clip))] if work.settings.lidar else []
+    paths = [sweep_path(work.clip.path, frame) for frame in range(len(work.clip))] if work.settings.lidar else []
     return [f"{path.name} {path.stat().st_size}" for path in paths if path.is_file()]
 
 

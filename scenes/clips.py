@@ -132,6 +132,11 @@ class Clip:
         return cam_from_ego_at_cam @ ego_at_cam_from_world @ frame.world_from_ego
 
 
+def sweep_path(clip_path: Path, frame_index: int) -> Path:
+    """Where a frame's lidar sweep lies, if the clip has one: points_ego (P, 3) in the ego frame at reference time."""
+    return Path(clip_path) / "lidar" / f"{frame_index:06d}.npz"
+
+
 def read_image(clip_path: Path, image: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a picture file or of a video's frame (`name.mp4#index`) inside a clip."""
     name, _, video_index = image.partition("#")

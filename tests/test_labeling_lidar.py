@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from labeling.clip_labels import label_clip
-from labeling.lidar import RADIAL_M, behind_faces, clip_sweeps, range_error, ranged, sweep_path
+from labeling.lidar import RADIAL_M, behind_faces, clip_sweeps, range_error, ranged
 from labeling.settings import LabelSettings
 from labeling.tracks.evidence import Evidence
-from scenes.clips import Clip
+from scenes.clips import Clip, sweep_path
 from scenes.errors import DataError
 from scenes.geometry import invert_rigid, rigid_from_parts, rotation_from_yaw, transform_points
 
@@ -55,7 +55,7 @@ def test_detections_move_along_their_ray_and_know_it():
 def test_a_broken_sweep_is_named(tiny_clip):
     sweeps = clip_sweeps(tiny_clip)
     assert sweeps(0) is None
-    path = sweep_path(tiny_clip, 0)
+    path = sweep_path(tiny_clip.path, 0)
     path.parent.mkdir()
     np.savez(path, points_ego=np.array([[1.0, 2.0, 3.0], [np.nan, 0, 0]]))
     assert sweeps(0) == pytest.approx(np.array([[1.0, 2.0, 3.0]]))
@@ -69,8 +69,8 @@ def test_a_job_with_lidar_puts_labels_where_the_points_are(tiny_clip):
     for index, frame in enumerate(tiny_clip.frames):
         (x, y, z), length = tiny_clip.layer("truth").boxes_world[index].box[0, :3], 4.5
         points_world = rear_face(x - length / 2 + 1.0) + np.array([0.0, y, z - 0.8])
-        sweep_path(tiny_clip, index).parent.mkdir(exist_ok=True)
-        np.savez(sweep_path(tiny_clip, index), points_ego=transform_points(invert_rigid(frame.world_from_ego), points_world))
+        sweep_path(tiny_clip.path, index).parent.mkdir(exist_ok=True)
+        np.savez(sweep_path(tiny_clip.path, index), points_ego=transform_points(invert_rigid(frame.world_from_ego), points_world))
     results = label_clip(tiny_clip.path, LabelSettings("auto@lidar", evidence="truth", lidar=True, pictures=False))
     assert next(result for result in results if result.name == "tracks").counts["ranged"] == len(tiny_clip)
     clip = Clip.open(tiny_clip.path)

@@ -21,7 +21,7 @@ from pyarrow import feather
 
 from scenes.boxes import Box3D, Boxes, transform_boxes
 from scenes.cameras import Camera, Lens
-from scenes.clips import ClipWriter, View, write_clip
+from scenes.clips import ClipWriter, View, sweep_path, write_clip
 from scenes.errors import DataError
 from scenes.geometry import (
     NS_PER_S,
@@ -138,7 +138,7 @@ def import_log(source: Path, target: Path, link: bool = False) -> list[str]:
             views = dead | {view.camera: view for view in alive if view is not None}
             writer.add_frame(stamp, world_from_ego[index], list(views.values()))
             if stamp in sweeps:
-                _write_sweep(sweeps[stamp], writer.folder / "lidar" / f"{index:06d}.npz")
+                _write_sweep(sweeps[stamp], sweep_path(writer.folder, index))
     return notes + more_notes + CLASS_MAP.report(left_out)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from scenes.boxes import Box3D, Boxes, class_id_of
 from scenes.cameras import Camera, Lens
-from scenes.clips import ClipWriter, View, write_clip
+from scenes.clips import ClipWriter, View, sweep_path, write_clip
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, Trajectory, invert_rigid, transform_points, yaw_from_rotation
 from scenes.layers import LabelLayer, write_layer_files
@@ -282,7 +282,7 @@ def _write_sweep(writer: ClipWriter, tables: NuscenesTables, index: int, world_f
     ego_from_lidar = invert_rigid(world_from_ego) @ world_from_ego_at_lidar @ ego_at_lidar_from_lidar
     (writer.folder / "lidar").mkdir(exist_ok=True)
     np.savez_compressed(
-        writer.folder / "lidar" / f"{index:06d}.npz",
+        sweep_path(writer.folder, index),
         points_ego=transform_points(ego_from_lidar, points[:, :3]).astype(np.float32),
         intensity=points[:, 3].astype(np.float32),
     )

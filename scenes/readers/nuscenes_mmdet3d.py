@@ -12,7 +12,7 @@ import numpy as np
 
 from scenes.boxes import Boxes, class_id_of, transform_boxes
 from scenes.cameras import Camera, Lens
-from scenes.clips import View, write_clip
+from scenes.clips import View, sweep_path, write_clip
 from scenes.errors import DataError
 from scenes.geometry import NS_PER_S, Trajectory, invert_rigid, pose_from_rigid, rigid_from_pose, transform_points, validate_rigid
 from scenes.layers import LabelLayer, write_layer_files
@@ -64,7 +64,7 @@ def _import(source: Path, sample: dict, categories: dict[int, str], target: Path
             image = bring_picture(path, writer.folder, camera.name, 0, (camera.width_px, camera.height_px), link)
             views.append(View(camera.name, view.timestamp_ns, view.world_from_ego_at_cam, image))
         writer.add_frame(stamp, world_from_ego, views)
-        _write_sweep(source.parent / sample["lidar_points"]["lidar_path"], writer.folder / "lidar" / "000000.npz", ego_from_lidar)
+        _write_sweep(source.parent / sample["lidar_points"]["lidar_path"], sweep_path(writer.folder, 0), ego_from_lidar)
     return [f"{count} boxes of class number {number} left out: {source.name} has no name for it" for number, count in left_out.items()]
 
 

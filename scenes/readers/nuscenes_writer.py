@@ -26,7 +26,7 @@ from rich.console import Console
 from scenes.atomic import atomic_folder
 from scenes.boxes import CLASS_NAMES, Box3D, Boxes
 from scenes.cameras import Camera
-from scenes.clips import Clip, Frame, View, find_clips
+from scenes.clips import Clip, Frame, View, find_clips, sweep_path
 from scenes.errors import DataError, SurroundError
 from scenes.geometry import pose_from_rigid, quaternion_from_rotation, rotation_from_yaw
 from scenes.layers import LabelLayer
@@ -262,7 +262,7 @@ def _add_lidar_reading(draft: NuscenesDraft, clip: Clip, frame: Frame, mount: st
     """The sweep of a frame as x, y, z, intensity, ring in the ego frame; an empty file where the clip keeps none."""
     path = f"samples/{LIDAR_CHANNEL}/{clip.name}__{LIDAR_CHANNEL}__{frame.index:06d}.pcd.bin"
     (draft.folder / path).parent.mkdir(parents=True, exist_ok=True)
-    sweep = clip.path / "lidar" / f"{frame.index:06d}.npz"
+    sweep = sweep_path(clip.path, frame.index)
     points = np.zeros((0, LIDAR_ROW), dtype=np.float32)
     if sweep.is_file():
         with np.load(sweep) as values:

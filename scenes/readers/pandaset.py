@@ -22,7 +22,7 @@ import numpy as np
 from scenes.atomic import read_json
 from scenes.boxes import Box3D, Boxes
 from scenes.cameras import Camera, Lens
-from scenes.clips import ClipWriter, View, write_clip
+from scenes.clips import ClipWriter, View, sweep_path, write_clip
 from scenes.errors import DataError
 from scenes.geometry import (
     NS_PER_S,
@@ -335,7 +335,7 @@ def _write_sweeps(source: Path, folder: Path, trajectory: Trajectory, reference_
         points_world = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
         (folder / "lidar").mkdir(exist_ok=True)
         np.savez_compressed(
-            folder / "lidar" / f"{index:06d}.npz",
+            sweep_path(folder, index),
             points_ego=transform_points(invert_rigid(trajectory.at(stamp)), points_world).astype(np.float32),
             intensity=table["i"].astype(np.float32),
             time_offset_s=(table["t"] - stamp / NS_PER_S).astype(np.float32),
