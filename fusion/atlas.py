@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fusion.lenses import Lenses, project
+from fusion.lenses import Lenses, Planes, project
 from fusion.sampling import four_pixels, four_shares, mix_pixels_often, pixel_rows
 
 VIEWS = 2
@@ -22,7 +22,7 @@ class Views:
     """The V = 2 best views of P points."""
 
     camera_BVP: Tensor
-    """int64 camera index."""
+    """int64 camera index; any camera's where not visible."""
     u_BVP: Tensor
     """Pixels of the network image; finite also where not visible."""
     v_BVP: Tensor
@@ -32,32 +32,25 @@ class Views:
     """Metres along the ray."""
 
 
-def best_views(points_ego: Tensor, lenses: Lenses, velocity_BP2: Tensor | None = None) -> Views:
-    """The two views of each point (B, P, 3) that see it with most pixels a radian and not at their border.
+def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = None) -> Views:
+    """The two views of each point that see it with most pixels a radian and not at their border; points as `project` takes them.
 
     A moving point (`velocity_BP2`, m/s) is looked for where it was at each camera's own instant.
     """
-    seen = project(points_ego, lenses, velocity_BP2)
+    seen = project(planes_ego, lenses, velocity_BP2)
     width = lenses.size_wh[0]
-    sharpness = lenses.intrinsics_BN4[..., :1] / width
-    score = torch.where(seen.visible_BNP, sharpness * (seen.margin_BNP / (0.1 * width)).clamp(0.01, 1.0), 0.0)
+    sharpness = lenses.intrinsics_BN4[..., :1] * (10.0 / width**2)  # a tenth of the width from the border is far enough
+    score = seen.margin_BNP.clamp(0.001 * width, 0.1 * width) * sharpness * seen.visible_BNP.float()
     first_score, first = score.max(dim=1, keepdim=True)
     cameras = torch.arange(score.shape[1], device=score.device)[None, :, None]
     second_score, second = torch.where(cameras == first, -1.0, score).max(dim=1, keepdim=True)
     camera = torch.cat([first, second], dim=1)
+    visible = torch.cat([first_score, second_score], dim=1) > 0
 
     def pick(value: Tensor, fallback: float) -> Tensor:
-        picked = value.gather(1, camera)
-        return torch.where(visible, picked, fallback)
+        return torch.where(visible, value.gather(1, camera), fallback)
 
-    visible = torch.cat([first_score, second_score], dim=1) > 0
-    return Views(
-        torch.where(visible, camera, 0),
-        pick(seen.u_BNP, 0.0),
-        pick(seen.v_BNP, 0.0),
-        visible.float(),
-        pick(seen.distance_BNP, 1.0),
-    )
+    return Views(camera, pick(seen.u_BNP, 0.0), pick(seen.v_BNP, 0.0), visible.float(), pick(seen.distance_BNP, 1.0))
 
 
 @dataclass
@@ -139,12 +132,17 @@ def corners(maps: list[Tensor], cameras: int, size_wh: tuple[int, int], views: V
     before = of_levels([sum(h * w for h, w in sizes[:level]) for level in range(len(maps))]) * count
     left, right_share = _lower_of_two(views.u_BVP[:, None], widths, size_wh[0])  # B L V P
     top, low_share = _lower_of_two(views.v_BVP[:, None], heights, size_wh[1])
-    camera = views.camera_BVP.int()
-    if len(camera) > 1:
-        camera = camera + torch.arange(len(camera), device=device, dtype=torch.int32)[:, None, None] * cameras
-    first = (camera[:, None] * heights + top) * widths + left + before
+    first = (pictures_of(views, cameras)[:, None] * heights + top) * widths + left + before
     pixel = first[:, :, None] + four_pixels(sizes, device)[..., None]
     return pixel, four_shares((1 - right_share, right_share), (1 - low_share, low_share), dim=2)
+
+
+def pictures_of(views: Views, cameras: int) -> Tensor:
+    """(B, V, P) int32: which of all clips' pictures, with so many a clip, each view is."""
+    camera = views.camera_BVP.int()
+    if len(camera) == 1:
+        return camera
+    return camera + torch.arange(len(camera), device=camera.device, dtype=torch.int32)[:, None, None] * cameras
 
 
 def _lower_of_two(pixel: Tensor, size: Tensor, image_size: int) -> tuple[Tensor, Tensor]:

@@ -154,7 +154,7 @@ class SampledAttention(nn.Module):
     def _from_cameras(self, tokens: Tensor, points: Tensor, box: Tensor, atlas: Atlas) -> Tensor:
         batch, queries = tokens.shape[:2]
         velocity = box[:, :, None, 7:9].expand(-1, -1, self.points, -1).reshape(batch, -1, 2)
-        views = best_views(points.reshape(batch, -1, 3), atlas.lenses, velocity)
+        views = best_views(points.reshape(batch, -1, 3).unbind(-1), atlas.lenses, velocity)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
         any_seen = seen.amax(-1)[..., None, None]  # B Q 1 1
         logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, self.points, self.levels)

@@ -12,6 +12,10 @@ from torch import Tensor
 from fusion.interface import StepInput
 from scenes.cameras import MIN_DEPTH_M
 
+Planes = tuple[Tensor, Tensor, Tensor]
+"""x, y and z of points as tensors of their own, (B or 1, ...) and broadcastable: runtimes are slow on a last axis of three, and what
+only two axes decide is computed for those two."""
+
 
 @dataclass
 class Lenses:
@@ -64,29 +68,26 @@ class Projection:
     """Metres from the camera's centre along the ray."""
 
 
-def project(points_ego: Float[Tensor, "B P 3"], lenses: Lenses, velocity_BP2: Tensor | None = None) -> Projection:
+def project(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = None) -> Projection:
     """Pixels of ego points in every camera of their clip; the mathematics of `scenes.cameras.Camera.project`.
 
-    With a velocity (m/s over ground, ego axes) every camera sees the point where it was at the camera's own instant.
+    `planes_ego` may have any number of axes, which become one axis of points. With a velocity (m/s over ground, ego axes; planes (B, P)
+    only) every camera sees the point where it was at the camera's own instant. Both kinds of lenses bend by one polynomial: a fisheye by
+    that of the angle to the axis, a pinhole by that of its tangent.
     """
-    x, y, z = _points_in_cameras(points_ego.float(), lenses, velocity_BP2)
-    radius2 = x * x + y * y
-    radius, distance = torch.sqrt(radius2 + 1e-18), torch.sqrt(radius2 + z * z + 1e-12)
-    angle = torch.atan2(radius, z)  # shorter forms lose a bit where runtimes differ most
-    k1, k2, k3, k4, k5 = (lenses.distortion_BN5[..., i : i + 1] for i in range(5))
+    x, y, z = _points_in_cameras(planes_ego, lenses, velocity_BP2)
+    radius2 = x * x + y * y + 1e-12
+    radius, distance = torch.sqrt(radius2), torch.sqrt(radius2 + z * z)
+    angle = 2.0 * torch.atan(radius / (distance + z).clamp(min=1e-6))
     fisheye = lenses.lens_BN[..., None] > 0.5
-
-    a2 = angle * angle
-    fisheye_scale = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))) / radius
-
-    inverse_depth = 1.0 / z.clamp(min=MIN_DEPTH_M)
-    r2 = radius2 * inverse_depth * inverse_depth
-    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k5)) + (2 * k3 * y + 2 * k4 * x) * inverse_depth
-    scale = torch.where(fisheye, fisheye_scale, radial * inverse_depth)
+    bend = _bending(lenses.distortion_BN5, fisheye)
+    off_axis = torch.where(fisheye, angle, radius / z.clamp(min=MIN_DEPTH_M))
+    square, scale = off_axis * off_axis, off_axis / radius
+    scale = (bend.radial(square) + (y * (2 * bend.p1) + x * (2 * bend.p2)) * scale) * scale
 
     fx, fy, cx, cy = (lenses.intrinsics_BN4[..., i : i + 1] for i in range(4))
-    u = fx * x * scale + torch.where(fisheye, 0.0, fx * k4) * r2 + cx
-    v = fy * y * scale + torch.where(fisheye, 0.0, fy * k3) * r2 + cy
+    u = x * scale * fx + (square * (fx * bend.p2) + cx)
+    v = y * scale * fy + (square * (fy * bend.p1) + cy)
 
     width, height = lenses.size_wh
     margin = torch.minimum(torch.minimum(u + 0.5, width - 0.5 - u), torch.minimum(v + 0.5, height - 0.5 - v) * 2.0)
@@ -95,21 +96,48 @@ def project(points_ego: Float[Tensor, "B P 3"], lenses: Lenses, velocity_BP2: Te
     return Projection(u, v, margin, visible, distance)
 
 
-def _points_in_cameras(points_ego: Tensor, lenses: Lenses, velocity_BP2: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y, z (B, N, P) of points (B, P, 3) in every camera's frame, without a matrix product (it may run in half precision)."""
-    px, py, pz = (points_ego[:, None, :, i] for i in range(3))
+@dataclass
+class _Bending:
+    """Coefficients of a radial polynomial in squares, which serves both kinds of lenses, and of a pinhole's tangential part (else 0)."""
+
+    k1: Tensor
+    k2: Tensor
+    k3: Tensor
+    k4: Tensor
+    p1: Tensor
+    p2: Tensor
+
+    def radial(self, square: Tensor) -> Tensor:
+        """How much farther out (a factor) the lens shows what lies so far from the axis."""
+        return square * (square * (square * (square * self.k4 + self.k3) + self.k2) + self.k1) + 1.0
+
+
+def _bending(distortion: Tensor, fisheye: Tensor) -> _Bending:
+    """Of `distortion` (B, N, 5) as `scenes.cameras` orders it; `fisheye` (B, N, 1, ...) has the shape that the coefficients get."""
+    k1, k2, third, fourth, fifth = (distortion[..., i].reshape(fisheye.shape) for i in range(5))
+    zero = torch.zeros_like(k1)
+    pairs = ((third, fifth), (fourth, zero), (zero, third), (zero, fourth))
+    return _Bending(k1, k2, *(torch.where(fisheye, of_fisheye, of_pinhole) for of_fisheye, of_pinhole in pairs))
+
+
+def _points_in_cameras(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None) -> Planes:
+    """x, y, z (B, N, P) of points in every camera's frame, without a matrix product (it may run in half precision)."""
+    px, py, pz = (plane.float()[:, None] for plane in planes_ego)
     if velocity_BP2 is not None:
         offset_s = lenses.time_offset_BN[..., None]
         px = px + velocity_BP2[:, None, :, 0].float() * offset_s
         py = py + velocity_BP2[:, None, :, 1].float() * offset_s
+    matrix = lenses.cam_from_ego_BN44.reshape(*lenses.alive_BN.shape, 16, *[1] * (px.dim() - 2))
 
     def row(i: int) -> Tensor:
-        r = lenses.cam_from_ego_BN44[:, :, i, :, None]
-        return r[:, :, 0] * px + r[:, :, 1] * py + r[:, :, 2] * pz + r[:, :, 3]
+        r = [matrix[:, :, 4 * i + j] for j in range(4)]
+        return ((r[0] * px + r[3]) + r[1] * py + r[2] * pz).flatten(2)
 
     return row(0), row(1), row(2)
 
 
+MAX_ANGLE = 3.1
+"""Radians: no ray is sought farther from a fisheye's axis."""
 GEOMETRY_CHANNELS = 9
 """Numbers that describe a pixel's ray to the network, see `ray_geometry`."""
 
@@ -145,23 +173,18 @@ def _unproject_feature_pixels(lenses: Lenses, stride: int) -> Tensor:
     u = (torch.arange(width // stride, device=device, dtype=torch.float32) + 0.5) * stride - 0.5
     v = (torch.arange(height // stride, device=device, dtype=torch.float32) + 0.5) * stride - 0.5
     fx, fy, cx, cy = (lenses.intrinsics_BN4[..., i, None, None] for i in range(4))
-    k1, k2, k3, k4, k5 = (lenses.distortion_BN5[..., i, None, None] for i in range(5))
-    xd = ((u - cx) / fx.clamp(min=1e-3)).expand(-1, -1, len(v), -1)
-    yd = ((v[:, None] - cy) / fy.clamp(min=1e-3)).expand(-1, -1, -1, len(u))
-
-    distorted = torch.sqrt(xd * xd + yd * yd + 1e-12)
-    angle = distorted.clamp(max=3.1)
-    x, y = xd, yd
+    fisheye = lenses.lens_BN[..., None, None] > 0.5
+    bend = _bending(lenses.distortion_BN5, fisheye)
+    farthest = torch.where(fisheye, MAX_ANGLE * MAX_ANGLE, 1e12)
+    xd, yd = (u - cx) / fx.clamp(min=1e-3), (v[:, None] - cy) / fy.clamp(min=1e-3)
+    x, y = xd, yd  # where it looks: a direction times the angle to the axis for a fisheye, times the angle's tangent for a pinhole
     for _ in range(4):
-        a2 = angle * angle
-        angle = (distorted / (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))).clamp(min=0.2)).clamp(max=3.1)
-        r2 = x * x + y * y
-        radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k5))).clamp(min=0.2)
-        x_new = (xd - 2 * k3 * x * y - k4 * (r2 + 2 * x * x)) / radial
-        y = (yd - k3 * (r2 + 2 * y * y) - 2 * k4 * x * y) / radial
-        x = x_new
-    sine = torch.sin(angle) / distorted
-    norm = 1.0 / torch.sqrt(x * x + y * y + 1)
-    pinhole = torch.stack([x * norm, y * norm, norm], dim=2)
-    fisheye = torch.stack([xd * sine, yd * sine, torch.cos(angle)], dim=2)
-    return torch.where(lenses.lens_BN[..., None, None, None] > 0.5, fisheye, pinhole)
+        square = torch.minimum(x * x + y * y, farthest)
+        radial = bend.radial(square).clamp(min=0.2)
+        aslant = y * (2 * bend.p1) + x * (2 * bend.p2)
+        x, y = (xd - x * aslant - square * bend.p2) / radial, (yd - y * aslant - square * bend.p1) / radial
+    length = torch.sqrt(x * x + y * y + 1e-12)
+    angle = length.clamp(max=MAX_ANGLE)
+    norm = 1.0 / torch.sqrt(length * length + 1.0)
+    side, ahead = torch.where(fisheye, torch.sin(angle) / length, norm), torch.where(fisheye, torch.cos(angle), norm)
+    return torch.stack([x * side, y * side, ahead], dim=2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.atlas import Atlas, Views, best_views, corners, sample_stacked, stack_cameras
+from fusion.atlas import Atlas, Views, best_views, corners, pictures_of, sample_stacked, stack_cameras
 from fusion.grid import BevGrid
 from fusion.sampling import mix_pixels, pixel_rows
 from perception.blocks import conv_norm_relu
@@ -22,10 +22,13 @@ class Lifting(nn.Module):
     """Backward projection (as in BEVFormer) with depth-consistent weights (as in DFA3D): no splatting, no sorting.
 
     Each cell's points at several heights are projected into the pictures; a sample's weight is the probability that the
-    pixel's depth distribution gives to the point's own distance. Heights are merged by a convolution.
+    pixel's depth distribution gives to the point's own distance. Heights are merged by a convolution. Points are counted height by
+    height until they are looked up (a runtime adds long rows, not columns of four), and cell by cell from then on.
     """
 
-    points_XYZ3: Tensor
+    x_1X1: Tensor
+    y_11Y: Tensor
+    z_Z11: Tensor
 
     def __init__(self, grid: BevGrid, bins: DepthBins, neck_channels: int, lift_channels: int, channels: int) -> None:
         super().__init__()
@@ -33,25 +36,34 @@ class Lifting(nn.Module):
         self.heights = len(grid.heights_m)
         self.values = nn.Conv2d(neck_channels, lift_channels, 1)
         self.merge = conv_norm_relu(self.heights * (lift_channels + 2), channels, kernel=1)
-        self.register_buffer("points_XYZ3", grid.points_ego().permute(1, 2, 0, 3).contiguous(), persistent=False)
+        points_ZXY3 = grid.points_ego()
+        self.register_buffer("x_1X1", points_ZXY3[None, 0, :, :1, 0].clone(), persistent=False)
+        self.register_buffer("y_11Y", points_ZXY3[None, 0, :1, :, 1].clone(), persistent=False)
+        self.register_buffer("z_Z11", points_ZXY3[:, :1, :1, 2].clone(), persistent=False)
 
     def forward(self, atlas: Atlas, depth_logits: Tensor) -> Tensor:
         """Features (B, C, X, Y) of the cells; `depth_logits` (B*N, D, h, w) belong to the atlas' finest level."""
         batch = atlas.lenses.alive_BN.shape[0]
-        points = self.points_XYZ3.reshape(1, -1, 3).expand(batch, -1, -1)
-        views = best_views(points, atlas.lenses)
+        views = best_views((self.x_1X1[None], self.y_11Y[None], self.z_Z11[None]), atlas.lenses)
         pull = self._pull_by_samples if atlas.sampler == "gridsample" else self._pull_by_pixels
         conv, *norm_relu = self.merge  # a 1x1 convolution over all heights' channels: a matrix product, because points lie cell by cell
         assert isinstance(conv, nn.Conv2d)
         weight_ZCO = conv.weight.reshape(conv.out_channels, -1, self.heights).permute(2, 1, 0)
-        of_lifted, of_evidence = (w.flatten(0, 1) for w in weight_ZCO.split([weight_ZCO.shape[1] - 2, 2], dim=1))
+        of_lifted, of_evidence = weight_ZCO.split([weight_ZCO.shape[1] - 2, 2], dim=1)
+        of_lifted, of_evidence = of_lifted.flatten(0, 1), of_evidence.transpose(0, 1).flatten(0, 1)
         merged, weight = pull(atlas, views, depth_logits, lambda lifted: lifted.reshape(-1, len(of_lifted)) @ of_lifted)
-        evidence = torch.stack([weight.sum(1), views.visible_BVP.sum(1) * 0.5], dim=-1).to(merged.dtype)
-        merged = merged + evidence.reshape(batch, -1, len(of_evidence)) @ of_evidence
+        evidence = torch.cat([weight.sum(1), views.visible_BVP.sum(1) * 0.5], dim=1).to(merged.dtype).reshape(batch, 2 * self.heights, -1)
+        merged = merged + evidence.transpose(1, 2) @ of_evidence
         planes = merged.transpose(1, 2).reshape(batch, -1, *self.grid.shape)
         for module in norm_relu:
             planes = module(planes)
         return planes
+
+    def _cell_by_cell(self, values_BKP: Tensor) -> Tensor:
+        """(B, P, K) of values (B, K, P) that are ordered height by height."""
+        batch, count, _ = values_BKP.shape
+        planes = values_BKP.reshape(batch, count, self.heights, -1).transpose(1, 2).flatten(1, 2)  # B ZK XY
+        return planes.transpose(1, 2).reshape(batch, -1, count)
 
     def _pull_by_samples(self, atlas: Atlas, views: Views, depth_logits: Tensor, to_cells: ToCells) -> tuple[Tensor, Tensor]:
         """What `to_cells` makes of the weighted features (P, C), (B, XY, O), and their weights (B, V, P), by sampling both maps.
@@ -66,20 +78,21 @@ class Lifting(nn.Module):
         hat = self.bins.hat(self.bins.position(views.distance_BVP)[:, None], dim=1)
         weight = ((sampled(probability) * hat).sum(1) + MIN_WEIGHT) * views.visible_BVP
         lifted = (sampled(self.values(atlas.levels[0])) * weight[:, None].to(depth_logits.dtype)).sum(2)
-        return to_cells(lifted.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(weight), -1)), weight
+        return to_cells(self._cell_by_cell(lifted).flatten(0, 1)).unflatten(0, (len(weight), -1)), weight
 
     def _pull_by_pixels(self, atlas: Atlas, views: Views, depth_logits: Tensor, to_cells: ToCells) -> tuple[Tensor, Tensor]:
         """The same numbers by fetching only what counts: 2 views x 4 pixels x 2 bins a point. Much faster on a processor."""
         pixel, share = (value[:, 0] for value in corners(atlas.maps[:1], atlas.cameras, atlas.lenses.size_wh, views))  # B 4 V P
-        position = self.bins.position(views.distance_BVP)[:, None]
+        position = self.bins.position(views.distance_BVP)
         lower = position.floor().clamp(max=self.bins.bins - 2.0)
-        upper_share = position - lower
-        voxel = pixel * self.bins.bins + lower.int()
-        flat = pixel_rows(depth_logits.float()).softmax(-1).reshape(-1)
-        low, high = (flat.index_select(0, index.reshape(-1)).reshape(share.shape) for index in (voxel, voxel + 1))
+        upper_share = (position - lower)[:, None]
+        plane = depth_logits.shape[2] * depth_logits.shape[3]  # bins lie plane by plane, camera by camera
+        voxel = pixel + ((pictures_of(views, atlas.cameras) * (self.bins.bins - 1) + lower.int()) * plane)[:, None]
+        flat = depth_logits.float().softmax(1).flatten()
+        low, high = (flat.index_select(0, index.flatten()).reshape(share.shape) for index in (voxel, voxel + plane))
         weight = ((share * (low + upper_share * (high - low))).sum(1) + MIN_WEIGHT) * views.visible_BVP
-        by_point = [value.permute(0, 3, 1, 2).flatten(2) for value in (pixel, share * weight[:, None])]  # B P 4V
-        rows = functional.linear(pixel_rows(atlas.maps[0]), self.values.weight.flatten(1), self.values.bias)
+        by_point = [self._cell_by_cell(value.flatten(1, 2)) for value in (pixel, share * weight[:, None])]  # B P 4V
+        rows = pixel_rows(self.values(atlas.maps[0]))
         if atlas.sampler == "gather":
             return mix_pixels(rows, *by_point, of=self.heights, then=to_cells), weight
         return to_cells(_bagged(rows, *by_point)).unflatten(0, (len(weight), -1)), weight

@@ -48,7 +48,7 @@ def step_of(rig: Rig, batch: int = 1, dead: tuple[int, ...] = ()) -> StepInput:
 def test_projection_in_torch_is_projection_in_numpy():
     rig = default_rig(96, 256)
     points = np.random.default_rng(0).uniform([-50, -50, -2], [50, 50, 6], (3000, 3))
-    seen = project(torch.from_numpy(points).float()[None], read_lenses(step_of(rig)))
+    seen = project(torch.from_numpy(points).float()[None].unbind(-1), read_lenses(step_of(rig)))
     total = 0
     for n, camera in enumerate(rig.cameras):
         pixels, inside = camera.project(transform_points(camera.cam_from_ego, points))
@@ -65,7 +65,7 @@ def test_projection_in_torch_is_projection_in_numpy():
 def test_a_point_ten_metres_ahead_and_one_to_the_left_lands_where_computed_by_hand():
     # 100 pixels wide, focal length 50 px, at the origin 1 m above ground: u = 49.5 - 50 * 1/10, v = 29.5 + 50 * (1 - 0.4)/10
     camera = pinhole_camera("front", np.pi / 2, 100, 60, ego_from_cam_looking((0, 0, 1.0), 0.0))
-    seen = project(torch.tensor([[[10.0, 1.0, 0.4]]]), read_lenses(step_of(Rig((camera,)))))
+    seen = project(torch.tensor([[[10.0, 1.0, 0.4]]]).unbind(-1), read_lenses(step_of(Rig((camera,)))))
     assert seen.u_BNP.item() == pytest.approx(44.5, abs=1e-4)
     assert seen.v_BNP.item() == pytest.approx(32.5, abs=1e-4)
     assert seen.visible_BNP.item()
@@ -76,7 +76,7 @@ def test_a_moving_point_is_looked_for_where_it_was_at_the_cameras_instant():
     camera = pinhole_camera("front", np.pi / 2, 100, 60, ego_from_cam_looking((0, 0, 1.0), 0.0))
     step = step_of(Rig((camera,)))
     step.time_offset_BN[:] = -0.1
-    seen = project(torch.tensor([[[10.0, 1.0, 1.0]]]), read_lenses(step), torch.tensor([[[0.0, 5.0]]]))
+    seen = project(torch.tensor([[[10.0, 1.0, 1.0]]]).unbind(-1), read_lenses(step), torch.tensor([[[0.0, 5.0]]]))
     assert seen.u_BNP.item() == pytest.approx(49.5 - 50 * 0.5 / 10, abs=1e-4)
 
 
@@ -93,12 +93,12 @@ def test_rays_of_feature_pixels_point_where_the_camera_says():
 def test_best_views_are_living_cameras_that_see_the_point():
     rig = default_rig(96, 256)
     points = torch.tensor([[[20.0, 0.0, 1.0], [-15.0, 0.0, 1.0], [0.0, 0.0, 30.0]]])
-    views = best_views(points, read_lenses(step_of(rig)))
+    views = best_views(points.unbind(-1), read_lenses(step_of(rig)))
     assert set(views.camera_BVP[0, :, 0].tolist()) <= {0, 1, 2}
     assert views.visible_BVP[0, :, 0].sum() == 2
     assert views.camera_BVP[0, 0, 1] == 7
     assert views.visible_BVP[0, :, 2].sum() == 0
-    without = best_views(points, read_lenses(step_of(rig, dead=(0, 1, 2))))
+    without = best_views(points.unbind(-1), read_lenses(step_of(rig, dead=(0, 1, 2))))
     assert without.visible_BVP[0, :, 0].sum() == 0
 
 
@@ -159,7 +159,7 @@ def test_a_bright_spot_is_sampled_at_the_point_that_projects_to_it():
     level = torch.zeros(1, 1, 12, 32)
     level[0, 0, 5, 10] = 1.0
     atlas = Atlas.stack([level], lenses, "gridsample")
-    views = best_views(torch.from_numpy(point).float()[None, None], lenses)
+    views = best_views(torch.from_numpy(point).float()[None, None].unbind(-1), lenses)
     assert atlas.sample(views, 0)[0, 0, 0, 0] == pytest.approx(1.0, abs=1e-3)
     assert views.distance_BVP[0, 0, 0] == pytest.approx(12.0, abs=1e-3)
 
