@@ -47,6 +47,7 @@ def arrays_of_tracks(tracks: list[TrackLabels]) -> dict[str, np.ndarray]:
         "provenance": np.concatenate([none, *(track.provenance.astype(str) for track in tracks)]),
         "visibility": np.concatenate([np.zeros(0), *(track.visibility for track in tracks)]),
         "sources": np.concatenate([none, *(track.sources.astype(str) for track in tracks)]),
+        "spread_m": np.concatenate([np.zeros((0, 2)), *(track.spread_m for track in tracks)]),
     }
 
 
@@ -64,6 +65,7 @@ def tracks_from_arrays(arrays: dict[str, np.ndarray]) -> list[TrackLabels]:
             bool(arrays["is_static"][k]),
             arrays["sources"][begin:end].astype(object),
             arrays["visibility"][begin:end],
+            arrays["spread_m"][begin:end],
         )
         for k, (begin, end) in enumerate(zip(ends - arrays["length"], ends, strict=True))
     ]
@@ -75,5 +77,5 @@ TRACKS = Stage(
     _tracks,
     after=("motion", "teacher", "evidence", "lifting"),
     settings=lambda work: [work.settings.tracking.to_json(), *_sweeps(work)],
-    version=2,
+    version=3,
 )

@@ -9,7 +9,7 @@ import pytest
 from fusion.grid import BevGrid
 from labeling.clip_labels import label_clip
 from labeling.confidence.features import FEATURES, GROUP_NAMES, BoxRows, box_rows
-from labeling.confidence.fit import checked
+from labeling.confidence.fit import checked, redrawn
 from labeling.confidence.model import CentreModel, fitted_model
 from labeling.confidence.stage import confidence_path
 from labeling.confidence.truth import calibration_error, distances_to_truth
@@ -72,7 +72,8 @@ def test_fitted_probabilities_are_true_of_boxes_that_were_not_fitted():
         distance_m = np.where(is_object, generator.exponential(0.8, 4000), np.inf)
         return rows_at(np.zeros((4000, 2)), features=features), np.where(distance_m < 2, distance_m, np.inf)
 
-    model = fitted_model(*([part] for part in clip()))
+    rows, distance_m = clip()
+    model = fitted_model([rows], [distance_m])
     rows, distance_m = clip()
     figures = checked(model, [rows], [distance_m], least=0.15)
     assert max(figures["vehicles"]["errors"]) < 0.03
@@ -82,13 +83,32 @@ def test_fitted_probabilities_are_true_of_boxes_that_were_not_fitted():
     assert min(checked(raw, [rows], [distance_m], least=0.15)["vehicles"]["errors"]) > 0.1
 
 
+def test_a_model_reads_the_features_that_it_names():
+    features = np.zeros((1, len(FEATURES)))
+    features[0, FEATURES.index("looks")] = np.log(3)
+    model = CentreModel({"all": [[0.0, 1.0]] * 3}, features=("looks",))
+    assert model.within(rows_at([(1, 0)], features=features)) == pytest.approx(np.array([[0.75**3, 0.75**2, 0.75]]))
+
+
+def test_clips_drawn_anew_show_what_a_few_clips_are_worth():
+    model = CentreModel({"all": [[0.0] * (1 + len(FEATURES))] * 3})  # says 0.5 within 2 m everywhere
+    rows, distances = [rows_at([(1, 0)] * 4)] * 2, [np.zeros(4), np.full(4, np.inf)]  # one clip all right, one all wrong
+    few, many = (redrawn(model, rows, distances, 0.15, clips)[:, 2] for clips in (1, 1000))
+    assert few == pytest.approx(0.5)
+    assert many.max() < 0.1
+
+
 def test_weights_survive_their_file_and_others_are_refused(tmp_path):
     model = CentreModel({"all": [NOTHING, [0.25, *NOTHING[1:]], NOTHING]}, {"clips": 3})
     model.save(tmp_path / "w.json")
     assert CentreModel.load(tmp_path / "w.json") == model
-    (tmp_path / "other.json").write_text(json.dumps({"weights": {}}))
-    with pytest.raises(DataError, match="fit them again"):
-        CentreModel.load(tmp_path / "other.json")
+    few = CentreModel({"all": [[0.5, 1.0]] * 3}, features=("odds",))
+    few.save(tmp_path / "few.json")
+    assert CentreModel.load(tmp_path / "few.json") == few
+    for other in ({"weights": {}}, {"schema_version": 1, "features": ["luck"], "weights": {"all": [[0.0, 0.0]] * 3}}):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        with pytest.raises(DataError, match="fit them again"):
+            CentreModel.load(tmp_path / "other.json")
     with pytest.raises(ConfigError, match="expected one of"):
         CentreModel.shipped("no_such")
     assert CentreModel.shipped("teacher").within(rows_at([(5, 5)])).shape == (1, 3)
@@ -109,7 +129,8 @@ def test_a_cold_start_s_own_probability_within_2_m_stays_as_it_is(tmp_path):
 def test_rows_know_range_and_provenance(tiny_clip):
     car = np.array([[10.0, 0, 0, 4, 2, 1.5, 0, 6, 8], [15.0, 0, 0, 4, 2, 1.5, 0, 6, 8]])
     words = np.array(["measured", "extrapolated"], dtype=object)
-    rows = box_rows(tiny_clip, arrays_of_tracks([TrackLabels(np.array([0, 2]), car, 3, 0.5, np.array([0.5, 0.8]), words, False)]))
+    track = TrackLabels(np.array([0, 2]), car, 3, 0.5, np.array([0.5, 0.8]), words, False, spread_m=np.array([[2.0, 0.5], [np.nan, 0.001]]))
+    rows = box_rows(tiny_clip, arrays_of_tracks([track]))
     features = dict(zip(FEATURES, rows.features.T, strict=True))
     assert rows.range_m == pytest.approx([10, np.hypot(15 - 5, 0.2)])
     assert features["odds"] == pytest.approx([0, np.log(4)])
@@ -117,6 +138,10 @@ def test_rows_know_range_and_provenance(tiny_clip):
     assert features["speed"] == pytest.approx([1, 1])
     assert features["extrapolated"].tolist() == [0, 1]
     assert features["seen"].tolist() == [0.25, 0.25]  # of the four frames within 2 s it was detected in one
+    assert features["spread"] == pytest.approx([np.log(2), 0])  # unknown counts as a metre
+    assert features["across"] == pytest.approx([np.log(0.5), np.log(0.03)])  # nobody knows places to a millimetre
+    assert features["looks"] == pytest.approx(np.log1p([0.5, 0.5]))  # detected in one frame of half a second
+    assert features["standing"].tolist() == [0, 0]
     assert rows.group.tolist() == [VEHICLES, VEHICLES]
 
 

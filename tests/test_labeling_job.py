@@ -157,11 +157,13 @@ def test_tracks_survive_their_file():
         np.array(["measured", "extrapolated"], dtype=object),
         True,
         np.array(["teacher", "teacher+model@x"], dtype=object),
+        spread_m=np.array([[0.5, 0.2], [2.0, 0.1]]),
     )
     (again,) = tracks_from_arrays(arrays_of_tracks([track]))
     assert again.provenance.tolist() == ["measured", "extrapolated"]
     assert again.sources.tolist() == ["teacher", "teacher+model@x"]
     assert (again.box_world == track.box_world).all()
+    assert (again.spread_m == track.spread_m).all()
     assert tracks_from_arrays(arrays_of_tracks([])) == []
 
 

@@ -110,6 +110,15 @@ def test_a_velocity_that_its_source_knows_well_says_that_somebody_walks():
     assert np.median(labels(sure)[0].box_world[:, Box3D.VY]) == pytest.approx(1.2, abs=0.1)
 
 
+def test_each_box_knows_how_well_the_place_of_the_nearest_detection_is_known():
+    evidence, _ = scene([(CAR, 10, 0, 0, 0)], frames=6, noise_m=0.05, misses={0: (2, 3)})
+    across, away = np.full(4, 0.5), np.array([1.0, 2.0, 3.0, 4.0])
+    covariance = np.stack([np.diag(pair) for pair in np.stack([across, away], axis=1) ** 2])
+    (track,) = labels(replace(evidence, covariance=covariance))
+    assert track.frames.tolist() == [0, 1, 2, 3, 4, 5]
+    assert track.spread_m == pytest.approx(np.stack([[1, 2, 2, 3, 3, 4], np.full(6, 0.5)], axis=1))
+
+
 def test_flipped_headings_are_repaired_and_follow_the_path():
     evidence, _ = scene([(CAR, 0, 5, 6, 0), (CAR, 20, -6, 0, 0)], flips=(2, 3, 9, 14))
     for track in labels(evidence):

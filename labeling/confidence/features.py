@@ -22,8 +22,15 @@ GROUP_OF_CLASS = np.array([next(k for k, names in enumerate(GROUPS.values()) if 
 
 SEEN_S = 2.0
 """Reach of the feature `seen`."""
-FEATURES = ("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated", "seen", "hidden")
-"""Names of the columns of `BoxRows.features`."""
+FEATURES = (
+    *("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated", "seen", "hidden"),
+    *("spread", "across", "looks", "standing"),
+)
+"""Names of the columns of `BoxRows.features`; a model says which of them it reads."""
+UNKNOWN_SPREAD_M = 1.0
+LEAST_SPREAD_M = 0.03
+MOST_LOOKS_S = 8.0
+"""Who was seen for longer counts as seen for so long: the clips that weights are fitted on are no longer."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class BoxRows:
     range_m: np.ndarray
     """(F,) distance from the ego vehicle on the ground."""
     features: np.ndarray
-    """(F, 11): see `FEATURES`."""
+    """(F, 15): see `FEATURES`."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -52,14 +59,16 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
 
     odds: log odds of the tracks stage's own probability, strong: their positive part, track: those of the whole track's mean,
     range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, where it came from, seen: the share of the
-    frames within `SEEN_S` in which the track was detected, and hidden: the share that nearer labels hide. None depends on the clip's length
-    or its frames a second.
+    frames within `SEEN_S` in which the track was detected, hidden: the share that nearer labels hide, spread and across: logarithms of how
+    well the nearest detection's place is known along its worst axis and across it (metres), looks: log(1 + seconds in which the track was
+    detected), and standing: whether it stands. None depends on the frames a second.
     """
     track = np.repeat(np.arange(len(arrays["length"])), arrays["length"])
     box_world, class_id = arrays["box_world"], arrays["class_id"][track]
     poses = np.stack([frame.world_from_ego for frame in clip.frames])
     range_m = np.hypot(*(box_world[:, :2] - poses[arrays["frames"], :2, 3]).T)
     odds, far = log_odds(arrays["box_probability"]), range_m / 10
+    spread = np.log(np.maximum(np.nan_to_num(arrays["spread_m"], nan=UNKNOWN_SPREAD_M), LEAST_SPREAD_M))
     columns = (
         odds,
         np.maximum(odds, 0),
@@ -72,6 +81,9 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
         (arrays["provenance"] == "extrapolated").astype(np.float64),
         _share_seen(clip, arrays, track),
         np.nan_to_num(1 - arrays["visibility"]),
+        *spread.T,
+        np.log1p(_seconds_seen(clip, arrays, track))[track],
+        arrays["is_static"][track].astype(np.float64),
     )
     return BoxRows(arrays["frames"], box_world, class_id, GROUP_OF_CLASS[class_id], range_m, np.stack(columns, axis=1))
 
@@ -82,3 +94,11 @@ def _share_seen(clip: Clip, arrays: dict[str, np.ndarray], track: np.ndarray) ->
     measured = np.zeros((len(arrays["length"]), len(clip)))
     measured[track, arrays["frames"]] = arrays["provenance"] == "measured"
     return (measured @ near)[track, arrays["frames"]] / near.sum(axis=1)[arrays["frames"]]
+
+
+def _seconds_seen(clip: Clip, arrays: dict[str, np.ndarray], track: np.ndarray) -> np.ndarray:
+    """(K,) in which each track was detected, up to `MOST_LOOKS_S`; a frame counts as long as the usual step between frames."""
+    stamps_ns = np.array([frame.timestamp_ns for frame in clip.frames])
+    step_s = float(np.median(np.diff(stamps_ns))) / NS_PER_S if len(stamps_ns) > 1 else 0.0
+    frames = np.bincount(track[arrays["provenance"] == "measured"], minlength=len(arrays["length"]))
+    return np.minimum(frames * step_s, MOST_LOOKS_S)

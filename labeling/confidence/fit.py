@@ -22,6 +22,9 @@ from scenes.clips import Clip, find_clips
 from scenes.errors import DataError
 from scenes.report import Curve, Report
 
+FEW_CLIPS = 8
+"""So many clips drawn at random show how much a check on few clips is worth."""
+
 
 def known_boxes(folders: list[Path], layer: str, truth: str = "truth") -> tuple[list[BoxRows], list[np.ndarray]]:
     """Rows of all labelled clips below the folders and the boxes' distances to the truth."""
@@ -30,7 +33,10 @@ def known_boxes(folders: list[Path], layer: str, truth: str = "truth") -> tuple[
         clip, tracks = Clip.open(path), path / "labeling" / layer / "tracks.npz"
         if not tracks.is_file():
             raise DataError(f"{tracks}: missing; label the clips as {layer!r} first")
-        rows.append(box_rows(clip, read_arrays(tracks)))
+        arrays = read_arrays(tracks)
+        if "spread_m" not in arrays:
+            raise DataError(f"{tracks}: made by an earlier version of the program; label the clips again")
+        rows.append(box_rows(clip, arrays))
         distances.append(distances_to_truth(rows[-1], clip.layer(truth)))
     return rows, distances
 
@@ -47,6 +53,30 @@ def checked(model: CentreModel, rows: list[BoxRows], distances: list[np.ndarray]
         right = [round(float((apart_m[mine] < limit).mean()), 4) if mine.any() else None for limit in CENTRE_DISTANCES_M]
         figures[name] = {"boxes": int(mine.sum()), "errors": errors if mine.any() else None, "share_right": right}
     return figures
+
+
+def redrawn(model: CentreModel, rows: list[BoxRows], distances: list[np.ndarray], least: float, clips: int, draws: int = 200) -> np.ndarray:
+    """(draws, 3) calibration errors of all boxes of so many clips, drawn anew each time.
+
+    Boxes of one clip err together, so few clips say little; how little is what the draws show.
+    """
+    within = [model.within(part) for part in rows]
+    counted = [~np.isnan(apart_m) & (said[:, -1] >= least) for said, apart_m in zip(within, distances, strict=True)]
+    generator, errors = np.random.default_rng(0), np.zeros((draws, len(CENTRE_DISTANCES_M)))
+    for draw in range(draws):
+        taken = generator.integers(0, len(rows), clips)
+        said = np.concatenate([within[i][counted[i]] for i in taken])
+        apart_m = np.concatenate([distances[i][counted[i]] for i in taken])
+        errors[draw] = [calibration_error(said[:, k], apart_m < limit) for k, limit in enumerate(CENTRE_DISTANCES_M)]
+    return errors
+
+
+def print_redrawn(console: Console, errors: np.ndarray, clips: int) -> None:
+    """What so many clips show: the mean of all draws, and what one draw in twenty is below and above."""
+    cells = (
+        f"{m:.3f} ({a:.3f} to {b:.3f})" for m, a, b in zip(errors.mean(axis=0), *np.nanquantile(errors, (0.05, 0.95), axis=0), strict=True)
+    )
+    console.print(f"{clips} of these clips drawn at random {len(errors)} times, labels: {', '.join(cells)}")
 
 
 def reliability_page(model: CentreModel, rows: list[BoxRows], distances: list[np.ndarray], least: float, title: str) -> Report:
@@ -118,6 +148,8 @@ def fit(
         notes["check"] = {"clips": len(rows), **checked(model, rows, distances, least)}
         print_check(console, f"held apart, {len(rows)} clips, boxes in the layer (from {least:g})", checked(model, rows, distances, least))
         print_check(console, f"held apart, {len(rows)} clips, labels (from {label:g})", checked(model, rows, distances, label))
+        for clips_drawn in sorted({min(FEW_CLIPS, len(rows)), len(rows)}):
+            print_redrawn(console, redrawn(model, rows, distances, label, clips_drawn), clips_drawn)
     if page is not None:
         reliability_page(model, rows, distances, least, f"Reliability of {layer}").save(page)
     model = replace(model, fitted_on=notes)

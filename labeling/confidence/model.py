@@ -30,13 +30,16 @@ class CentreModel:
     """Weights of the chain for each kind of object and for all together."""
 
     weights: dict[str, list[list[float]]]
-    """Group name (or "all") to, for each distance of `CHAIN_M`, the bias and the weights of `FEATURES`."""
+    """Group name (or "all") to, for each distance of `CHAIN_M`, the bias and the weights of `features`."""
     fitted_on: dict = field(default_factory=dict)
     """What it was fitted and checked on, for people."""
+    features: tuple[str, ...] = FEATURES
+    """Those of `labeling.confidence.features.FEATURES` that it reads: what tells boxes apart depends on where they came from."""
 
     def within(self, rows: BoxRows) -> np.ndarray:
         """(F, 3) probabilities, columns as `CENTRE_DISTANCES_M`."""
-        design = np.concatenate([np.ones((len(rows), 1)), rows.features], axis=1)
+        read = [FEATURES.index(name) for name in self.features]
+        design = np.concatenate([np.ones((len(rows), 1)), rows.features[:, read]], axis=1)
         chain = np.ones((len(rows), len(CHAIN_M)))
         for k, name in enumerate(GROUP_NAMES):
             mine = rows.group == k
@@ -45,21 +48,22 @@ class CentreModel:
 
     def save(self, path: Path) -> None:
         """Writes the weights as JSON."""
-        write_json(path, {"schema_version": CONFIDENCE_SCHEMA_VERSION, "features": FEATURES, **asdict(self)})
+        write_json(path, {"schema_version": CONFIDENCE_SCHEMA_VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> "CentreModel":
         """Reads what `save` wrote; another program's file is refused with `DataError`."""
         values = read_json(path)
-        if tuple(values.get("features", ())) != FEATURES or values.get("schema_version") != CONFIDENCE_SCHEMA_VERSION:
-            raise DataError(f"{path}: expected confidence weights for {', '.join(FEATURES)}, got others; fit them again")
-        shape = (len(CHAIN_M), 1 + len(FEATURES))
+        features = tuple(values.get("features", ()))
+        if not features or not set(features) <= set(FEATURES) or values.get("schema_version") != CONFIDENCE_SCHEMA_VERSION:
+            raise DataError(f"{path}: expected confidence weights for some of {', '.join(FEATURES)}, got others; fit them again")
+        shape = (len(CHAIN_M), 1 + len(features))
         for name, rows in values["weights"].items():
             if np.shape(rows) != shape or not np.isfinite(np.array(rows, dtype=np.float64)).all():
                 raise DataError(f"{path}, {name}: expected {shape[0]} rows of {shape[1]} finite weights; fit them again")
         if EVERYTHING not in values["weights"]:
             raise DataError(f"{path}: expected weights for {EVERYTHING!r}, got {', '.join(values['weights']) or 'none'}; fit them again")
-        return cls(values["weights"], values.get("fitted_on", {}))
+        return cls(values["weights"], values.get("fitted_on", {}), features)
 
     @classmethod
     def shipped(cls, name: str) -> "CentreModel":

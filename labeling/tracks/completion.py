@@ -15,9 +15,15 @@ def seen_around(tracks: SolvedTracks) -> tuple[np.ndarray, np.ndarray]:
 def unseen_s(tracks: SolvedTracks, time_s: np.ndarray) -> np.ndarray:
     """(F,) seconds from each frame of a track to its nearest detection; `time_s` (T,) of the clip's frames."""
     own_s = time_s[tracks.frame]
+    return np.abs(own_s - own_s[nearest_seen(tracks, time_s)])
+
+
+def nearest_seen(tracks: SolvedTracks, time_s: np.ndarray) -> np.ndarray:
+    """(F,) the row of the same track, nearest in time, that has a detection (of two the earlier); `time_s` (T,) of the clip's frames."""
+    own_s = time_s[tracks.frame]
     before, after = seen_around(tracks)
     since, until = np.where(before >= 0, own_s - own_s[before], np.inf), np.where(after >= 0, own_s[after] - own_s, np.inf)
-    return np.minimum(since, until)
+    return np.where(since <= until, before, after)
 
 
 def kept_frames(

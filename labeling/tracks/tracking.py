@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from labeling.tracks.association import associate_groups
-from labeling.tracks.completion import kept_frames, provenance_of
+from labeling.tracks.completion import kept_frames, nearest_seen, provenance_of
 from labeling.tracks.confidence import Surroundings, box_features, box_probability, surroundings
 from labeling.tracks.duplicates import single_detections, without_duplicates
 from labeling.tracks.evidence import Evidence, InView, Looks
@@ -42,8 +42,12 @@ class TrackLabels:
 
     visibility: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """(F,) share of the box that no nearer label hides from the sensors; NaN where unknown."""
+    spread_m: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    """(F, 2) standard deviations of the place of the detection nearest in time, on its worst axis and across; NaN where unknown."""
 
     def __post_init__(self) -> None:
+        if len(self.spread_m) != len(self.frames):
+            object.__setattr__(self, "spread_m", np.full((len(self.frames), 2), np.nan))
         if len(self.visibility) != len(self.frames):
             object.__setattr__(self, "visibility", np.full(len(self.frames), np.nan))
         if len(self.sources) != len(self.frames):
@@ -139,13 +143,20 @@ def labels_of(group: SolvedGroup, probability: np.ndarray, kept: np.ndarray) -> 
     """The kept frame rows, one `TrackLabels` a track that has any."""
     tracks = group.tracks
     words, sources = provenance_of(tracks), box_sources(tracks, group.linked.evidence)
-    visibility = 1 - group.hidden
+    visibility, spread_m = 1 - group.hidden, box_spreads(tracks, group.linked.evidence, group.linked.settings)
     found = []
     for k in np.flatnonzero(tracks.life.any(kept)).tolist():
         rows = tracks.life.first[k] + np.flatnonzero(kept[tracks.life.first[k] : tracks.life.end[k]])
         columns = tracks.frame[rows], tracks.box_world[rows], int(tracks.class_id[k]), float(probability[rows].mean())
-        found.append(TrackLabels(*columns, probability[rows], words[rows], bool(tracks.is_static[k]), sources[rows], visibility[rows]))
+        known = probability[rows], words[rows], bool(tracks.is_static[k]), sources[rows], visibility[rows], spread_m[rows]
+        found.append(TrackLabels(*columns, *known))
     return found
+
+
+def box_spreads(tracks: SolvedTracks, evidence: Evidence, settings: GroupSettings) -> np.ndarray:
+    """(F, 2) `TrackLabels.spread_m` of solved tracks."""
+    detection = tracks.detection[nearest_seen(tracks, evidence.time_s)]
+    return np.sqrt(np.linalg.eigvalsh(evidence.position_covariance(settings.noise, detection)).clip(0))[:, ::-1]
 
 
 def box_sources(tracks: SolvedTracks, evidence: Evidence) -> np.ndarray:
