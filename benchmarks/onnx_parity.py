@@ -3,11 +3,13 @@
     python -m benchmarks.onnx_parity               # issue 2: one file, rigs of 5, 6 and 8 cameras (5 and 8 with a fisheye), 5 steps
     python -m benchmarks.onnx_parity --drive 200   # issue 4: a simulated drive of 200 steps on three rigs, four graphs (five minutes)
     python -m benchmarks.onnx_parity --drive 200 --rig 8 --folder kept --minutes 4   # one rig, in parts: called again, it goes on
+    python -m benchmarks.onnx_parity --drive 200 --laps 4   # 50 steps of road, there and back twice with one memory: does it drift?
 
-Both take the shipped nano (random:nano where none ships) or --checkpoint. Each side lives with its own memory from the first step to the
+All take the shipped nano (random:nano where none ships) or --checkpoint. Each side lives with its own memory from the first step to the
 last, nothing is ever set right; with --forgive-ties a step that ties decide (`export.verify`) is counted, and both go on from torch's
-state. Exit status 1 if any relative error exceeds 1e-3 in any step, an operator lies outside the default domain,
-or the last quarter of a drive is worse than the first and than the same quarter begun with an empty memory.
+state; --laps (`benchmarks.parity_laps`) does the one and then the other. Exit status 1 if any relative error exceeds 1e-3 in any step, an
+operator lies outside the default domain, or the last quarter of a drive is worse than the first and than the same quarter begun with an
+empty memory; with --laps if a later lap is a tenth above the first one that saw the same pictures.
 """
 
 import pickle
@@ -25,6 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.parity_laps import growth, in_laps, lap_steps, lap_table
 from export.accuracy import clip_steps
 from export.comparison import Comparison, Verification
 from export.lint import lint
@@ -37,6 +40,7 @@ from export.verify import TOLERANCE, SideBySide, compare_drive
 from export.write import write_parts
 from scenes.atomic import atomic_file
 from scenes.clips import Clip
+from scenes.errors import ConfigError
 from scenes.simulator.config import SimulationConfig
 from scenes.simulator.simulate import simulate_clip
 from training.checkpoints import SHIPPED
@@ -59,6 +63,7 @@ def parity(
     folder: Path | None = None,
     minutes: float = 0.0,
     forgive_ties: bool = False,
+    laps: int = 0,
 ) -> int:
     """Exports, then streams every rig through torch and through the files.
 
@@ -73,6 +78,7 @@ def parity(
         graph: Graphs of the simulated drive, such as "gather, split"; default: two a rig, all four in total.
         folder: Where graphs, simulated drive and unfinished work are kept and looked for (of the same checkpoint); default: nowhere.
         forgive_ties: After a step that ties decide, both sides of a simulated drive go on from torch's state.
+        laps: The simulated drive is so many laps of drive / laps steps, there and back, step by step and then each side left to itself.
         minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
     """
     name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
@@ -81,7 +87,7 @@ def parity(
         kept.mkdir(parents=True, exist_ok=True)
         if drive:
             until = time.monotonic() + 60 * minutes if minutes else float("inf")
-            return long_drive(name, layers, kept, drive, seed, rig, graph, until, forgive_ties)
+            return long_drive(name, layers, kept, drive, seed, rig, graph, until, forgive_ties, laps)
         network = load_network(name, layers, sampler)
         path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
@@ -126,8 +132,11 @@ def long_drive(
     graph: tuple[str, ...],
     until: float,
     forgive: bool,
+    laps: int = 0,
 ) -> int:
     """One simulated drive at 10 Hz on three sets of its cameras: torch (by its own sampler) once a step, two to four graphs beside it."""
+    if laps and (laps < 3 or steps % laps):
+        raise ConfigError(f"laps {laps}: expected three or more that divide the {steps} steps of the drive; correct --laps or --drive")
     reference = load_network(name, layers, "auto")
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
     for sampler in ("gridsample", "gather"):
@@ -136,25 +145,45 @@ def long_drive(
         encoder, fusion = write_parts(path)
         graphs[f"{sampler}, split"] = open_network(fusion, encoder, threads=1)
     size_hw = reference.config.input_hw
-    path = folder / f"clip_{seed}_{steps}"
+    frames = steps // laps + 1 if laps else steps
+    path = folder / f"clip_{seed}_{frames}"
     if not path.exists():
-        simulate_clip(path, SimulationConfig(steps / HZ, HZ, seed, size_hw), 0)
+        simulate_clip(path, SimulationConfig(frames / HZ, HZ, seed, size_hw), 0)
     clip, found = Clip.open(path), []
+    parts = [(f"laps{laps}-forgiven", True), (f"laps{laps}", False)] if laps else [("carried", forgive), ("anew", forgive)]
     for rig, rows in camera_rows(clip).items():
         if len(rows) not in rigs:
             continue
         names = graph or GRAPHS[len(rows)]
         networks, torch_graph = [graphs[name] for name in names], StepGraph(reference.model).eval()
         results = []
-        for part, first in (("carried", 0), ("anew", steps - steps // 4)):
-            part = f"{part}-forgiven" if forgive else part
-            work = Work(folder / f"{part}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}.pickle", names, rig)
-            drive = islice(picked(clip_steps(clip, size_hw), rows), first, None)
-            if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until, forgive):
+        for part, forgiven in parts:
+            told = f"{part}-forgiven" if forgiven and not laps else part
+            work = Work(folder / f"{told}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}.pickle", names, rig)
+            every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
+            drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)
+            if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until, forgiven):
                 return 2
             results.append([comparison.found for comparison in work.comparisons])
         found += list(zip(names, *results, strict=True))
-    return verdict(found)
+    return lap_verdict(found, laps) if laps else verdict(found)
+
+
+def lap_verdict(rows: list[tuple[str, Verification, Verification]], laps: int) -> int:
+    """Prints a table a way of driving; 0 if every step holds step by step and no later lap is a tenth above the first of its direction."""
+    good = True
+    for told, table in (("step by step", [row[:2] for row in rows]), ("each side left to itself", [(row[0], row[2]) for row in rows])):
+        CONSOLE.print(
+            f"{told}; median and 90 % of each step's largest relative error, lap by lap; growth: medians of later laps over the first"
+        )
+        CONSOLE.print(lap_table(table, laps))
+        for graph, found in table:
+            worst = {name: [step.get(name, 0.0) for step in found.errors] for name in found.error_by_tensor}
+            CONSOLE.print(f"{found.rigs[0]}, {graph}: " + ", ".join(f"{name} {in_laps(values, laps)}" for name, values in worst.items()))
+    for _, found, _ in rows:
+        ratios = growth(found.error_by_step, laps) + growth(found.dense_by_step, laps)
+        good &= found.max_error <= TOLERANCE and max(ratios) <= 1.1
+    return 0 if good else 1
 
 
 class Work:

@@ -1,6 +1,6 @@
 """How good is an exported file? Clips stream through onnxruntime and are measured by the same evaluation as a checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,17 @@ from evaluation.compare import CompareSettings, Item, compare_layers
 from export.run import stream_clip
 from export.runner import OnnxNetwork, SplitNetwork
 from scenes.clips import Clip, find_clips
+from scenes.errors import DataError
 from scenes.layers import LabelLayer
 from scenes.packing import pack_frame
 
 
-def clip_steps(clip: Clip, input_hw: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
-    """The graph's step inputs of every frame of a clip."""
-    for index in range(len(clip)):
-        packed = pack_frame(clip, index, input_hw, index - 1 if index else None, strict=False)
+def clip_steps(clip: Clip, input_hw: tuple[int, int], order: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """The graph's step inputs of every frame of a clip, or of the frames `order` one after the other."""
+    previous = None
+    for index in range(len(clip)) if order is None else order:
+        packed = pack_frame(clip, index, input_hw, previous, strict=False)
+        previous = index
         yield {
             "images": packed.images_NHW3[None],
             "intrinsics": packed.intrinsics_N4[None],
@@ -29,6 +32,14 @@ def clip_steps(clip: Clip, input_hw: tuple[int, int]) -> Iterator[dict[str, np.n
             "dt": packed.dt[None],
             "prev_from_ego": packed.prev_from_ego_44[None],
         }
+
+
+def require_layer(clips: Sequence[Path], against: str) -> None:
+    """Refuses clips without the layer `against` (`DataError`), before minutes are spent on a file that they are to measure."""
+    for path in clips:
+        names = Clip.open(path).layer_names
+        if against not in names:
+            raise DataError(f"{path}: no label layer {against!r} to measure against; it has {names or 'none'}")
 
 
 def measure_accuracy(network: OnnxNetwork | SplitNetwork, clips: list[Path], against: str = "truth") -> dict[str, float]:

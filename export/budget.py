@@ -7,8 +7,8 @@ and once more for the chosen file; for a device of `export.roofline` that is not
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,8 @@ from rich.table import Table
 from export.lower import Judge, Samples, lowered
 from export.manifest import manifest_path
 from export.networks import load_network
-from export.roofline import DEVICES, bound_ms, device_of, node_costs
+from export.onnx_graph import OPSET
+from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs
 from export.runner import OnnxNetwork
 from export.synthetic import synthetic_steps
 from export.write import verified_graph, write_graph
@@ -33,6 +34,8 @@ from scenes.rigs import default_rig
 
 Metric = Literal["mean_ap", "vehicle_ap_30m"]
 HERE = "here"
+EIGHT = 8
+"""Cameras with which a graph for any number is timed."""
 WARM_UP, TIMED = 3, 30
 
 
@@ -71,12 +74,20 @@ class BudgetSettings:
     """Default: gather here, gridsample on a device of the table."""
     input_sizes: tuple[tuple[int, int], ...] = ()
     """Rows and columns of further picture sizes than the checkpoint's own, which always competes."""
+    devices: Mapping[str, Device] = field(default_factory=lambda: DEVICES)
+    """What `device` may name; the roofline's table, or that and a user's own."""
+    num_cameras: int | None = None
+    """Rows of the graphs; None: any number, timed with eight."""
+    opset: int = OPSET
+    """Operator set of the graphs."""
+    steps: int = 5
+    """Steps per rig of which each graph is compared with torch."""
 
     def __post_init__(self) -> None:
         if not self.clips:
             raise ConfigError("budget-ms: accuracy cannot be measured without clips; give some with --data")
         if self.device != HERE:
-            device_of(self.device, DEVICES)
+            device_of(self.device, self.devices)
 
     @property
     def asked_precisions(self) -> tuple[str, ...]:
@@ -90,12 +101,15 @@ class BudgetSettings:
 
 
 def write_within_budget(checkpoints: list[str], out: Path, budget_ms: float, settings: BudgetSettings) -> Candidate:
-    """Writes the most accurate graph whose step with eight cameras takes at most `budget_ms`, and the table it was chosen from.
+    """Writes the most accurate graph whose step takes at most `budget_ms`, and the table it was chosen from.
 
     Raises:
-        ConfigError: no clips, an unknown device, or too small a budget (names the smallest reachable).
+        ConfigError: no clips, an unknown device, no budget at all, or too small a one (names the smallest reachable).
     """
+    if not 0 < budget_ms < float("inf"):
+        raise ConfigError(f"budget-ms: expected a time above zero, got {budget_ms:g}; correct it")
     console = Console(highlight=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         found = make_candidates(checkpoints, Path(folder), settings, console.print)
         best = write_choice(found, out, budget_ms, settings)
@@ -117,7 +131,7 @@ def make_candidates(
             for size in (None, *(size for size in dict.fromkeys(settings.input_sizes) if size != config.input_hw)):
                 network = load_network(name, layers, settings.asked_sampler, size)
                 label = f"{network.name}-{layers}layers" + ("" if size is None else f"-{size[0]}x{size[1]}")
-                proto, manifest, _ = verified_graph(network, folder / f"{label}.onnx")
+                proto, manifest, _ = verified_graph(network, folder / f"{label}.onnx", settings.num_cameras, settings.opset, settings.steps)
                 judge = Judge(proto, manifest, settings.samples)
                 for precision in settings.asked_precisions:
                     path = folder / f"{label}-{precision}.onnx"
@@ -125,6 +139,11 @@ def make_candidates(
                     if precision != "fp32":
                         graph, told = lowered(proto, manifest, precision, network, settings.samples, judge=judge)
                     told = write_graph(graph, told, path, settings.clips, settings.samples.against)
+                    if settings.metric not in told.accuracy:
+                        raise ConfigError(
+                            f"budget-ms: no {settings.metric} can be measured, layer {settings.samples.against!r} of the clips holds no "
+                            "such boxes; give other clips with --data"
+                        )
                     latency, accuracy = latency_ms(path, graph, settings), float(told.accuracy[settings.metric])
                     found.append((Candidate(path.stem, latency, settings.device != HERE, accuracy, path.stat().st_size / 1e6), path))
                     progress(f"{path.stem}: {latency:.1f} ms, {settings.metric} {accuracy:.4f}")
@@ -167,7 +186,7 @@ def choose(candidates: list[Candidate], budget_ms: float) -> Candidate:
 def latency_ms(path: Path, graph: ModelProto, settings: BudgetSettings) -> float:
     """The measured 90th percentile here, or the bound on a device of the table."""
     if settings.device != HERE:
-        return bound_ms(node_costs(graph, 8), device_of(settings.device, DEVICES))
+        return bound_ms(node_costs(graph, settings.num_cameras or EIGHT), device_of(settings.device, settings.devices))
     return measured_p90_ms(path, settings)
 
 

@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from export.budget import BudgetSettings, write_within_budget
+from export.accuracy import require_layer
+from export.budget import HERE, BudgetSettings, write_within_budget
 from export.lower import Samples
 from export.manifest import Manifest
 from export.networks import load_network
 from export.onnx_graph import MAX_CAMERAS, OPSET
+from export.roofline import read_devices
 from export.verify import Verification
 from export.write import write_parts, write_verified
 from scenes.clips import find_clips
@@ -31,6 +33,7 @@ def export_checkpoint(
     against: str = "",
     budget_ms: float | None = None,
     device: str = "here",
+    devices: Path | None = None,
     also: tuple[str, ...] = (),
     input_sizes: tuple[str, ...] = (),
     opset: int = OPSET,
@@ -52,6 +55,7 @@ def export_checkpoint(
         against: Label layer of the clips (truth) to measure accuracy against; not measured by default.
         budget_ms: Choose layers and precision: write the most accurate graph (on `data`, against truth) whose step fits this time.
         device: Where the budget holds: "here" measures, a device of `surround4d roofline` estimates.
+        devices: JSON file with further devices, as `surround4d roofline` takes it.
         also: Further checkpoints (other sizes, other variants) that compete for the budget.
         input_sizes: Further picture sizes that compete for the budget, ROWSxCOLUMNS, such as 64x192; the weights stay as they are.
         opset: ONNX operator set, 16 to 19.
@@ -64,12 +68,31 @@ def export_checkpoint(
     samples = Samples(find_clips(list(calibrate)) if calibrate else clips, against)
     if against and not clips:
         raise ConfigError(f"against {against!r}: there are no clips to measure on; give some with --data")
+    if against or budget_ms is not None:
+        require_layer(clips, against or "truth")
+        require_layer(samples.clips, against or "truth")
     sizes = parse_sizes(input_sizes)
-    if sizes and budget_ms is None:
-        raise ConfigError(f"input-sizes {' '.join(input_sizes)}: sizes compete for a budget only; give one with --budget-ms")
-    if budget_ms is not None:
-        settings = BudgetSettings(clips, Samples(samples.clips, against or "truth"), device, sampler=sampler, input_sizes=sizes)
+    if budget_ms is None:
+        only_with_budget = {"device": device != HERE, "devices": devices is not None, "also": bool(also), "input-sizes": bool(sizes)}
+        for name in (name for name, given in only_with_budget.items() if given):
+            raise ConfigError(f"{name}: serves the choice for a budget only; give one with --budget-ms, or leave it out")
+    else:
+        for name in (name for name, given in {"layers": layers is not None, "precision": precision != "fp32"}.items() if given):
+            raise ConfigError(f"{name}: --budget-ms makes and compares all of them; leave --{name} out, or the budget")
+        settings = BudgetSettings(
+            clips,
+            Samples(samples.clips, against or "truth"),
+            device,
+            sampler=sampler,
+            input_sizes=sizes,
+            devices=read_devices(devices),
+            num_cameras=num_cameras,
+            opset=opset,
+            steps=steps,
+        )
         write_within_budget([checkpoint, *also], out, budget_ms, settings)
+        if split:
+            write_parts(out)
         return
     network = load_network(checkpoint, layers, sampler or ("gather" if precision == "int8-cpu" else None))
     manifest, found = write_verified(network, out, num_cameras, opset, steps, precision, samples, clips)

@@ -5,7 +5,7 @@ adds a device with one line or a JSON file of the same fields.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +34,12 @@ class Device:
     int8_tops: float
     memory_gbps: float
     source: str
+
+    def __post_init__(self) -> None:
+        for name in ("fp32_tflops", "fp16_tflops", "int8_tops", "memory_gbps"):
+            rate = getattr(self, name)
+            if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+                raise ConfigError(f"{name}: expected a rate above zero, got {rate!r}; correct it")
 
 
 DEVICES = {
@@ -150,10 +156,13 @@ def read_devices(path: Path | None) -> dict[str, Device]:
     """The table, with a user's JSON file of `{name: {fp32_tflops, fp16_tflops, int8_tops, memory_gbps, source}}` added."""
     if path is None:
         return DEVICES
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a JSON file of devices")
     try:
         added = {name: Device(**values) for name, values in json.loads(path.read_text()).items()}
-    except (OSError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: expected JSON of devices with the fields of export.roofline.Device ({error}); correct it") from error
+    except (OSError, TypeError, AttributeError, ValueError) as error:  # ValueError: no JSON, no text, or a rate that is none
+        wanted = ", ".join(f.name for f in fields(Device))
+        raise DataError(f"{path}: expected JSON of devices, each a name and {wanted} ({error}); correct it") from error
     return {**DEVICES, **added}
 
 
@@ -185,6 +194,8 @@ def roofline(
         devices: JSON file with further devices.
         top: How many of the most expensive nodes are listed.
     """
+    if cameras < 1:
+        raise ConfigError(f"cameras: expected one or more, got {cameras}; correct the number")
     table_of_devices = read_devices(devices)
     chosen = {name: device_of(name, table_of_devices) for name in device}
     costs = node_costs(read_onnx(file), cameras)

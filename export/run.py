@@ -1,5 +1,7 @@
 """What does an exported graph say about clips? `surround4d run` streams them through it and times every stage."""
 
+import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,21 +79,28 @@ def run_clip(
         min_score: Boxes below it are not written.
         overwrite: Replace a layer of that name.
     """
-    if not layer.startswith("model@"):
-        raise ConfigError(f"layer: expected a name that begins with model@, got {layer!r}; rename it")
+    if not re.fullmatch(r"model@[^/\\]+", layer):
+        raise ConfigError(f"layer: expected a name that begins with model@, such as model@car, got {layer!r}; rename it")
+    paths = find_clips(clips)
+    if not paths:
+        raise ConfigError("run: expected clips to stream, got none; give clip folders, or folders of them, after FILE")
     opened = open_network(file, encoder, provider, threads)
     network = opened if whole or isinstance(opened, SplitNetwork) else in_parts(opened, provider, threads)
     times, failed = StageTimes(), 0
     console = Console(highlight=False)
-    for path in find_clips(clips):
+    for path in paths:
         try:
-            found = stream_clip(network, Clip.open(path), layer, min_score, times)
+            clip = Clip.open(path)
+            if layer in clip.layer_names and not overwrite:  # said before a minute is spent on it, not after
+                raise DataError(f"{path}: has a layer {layer!r} already; give another name with --layer, or --overwrite")
+            found = stream_clip(network, clip, layer, min_score, times)
             written = write_layer(path, found, replace=overwrite)
             console.print(f"{written}: {len(found.boxes_world)} frames, {sum(map(len, found.boxes_world.values()))} boxes")
         except SurroundError as error:
             failed += 1
-            console.print(f"surround4d run: {error}", style="red")
-    console.print(times.table())
+            print(f"surround4d run: {error}", file=sys.stderr)
+    if failed < len(paths):
+        console.print(times.table())
     return 2 if failed else 0
 
 

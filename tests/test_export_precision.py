@@ -20,7 +20,7 @@ from export.lower import Samples, lowered
 from export.networks import LoadedNetwork
 from export.onnx_graph import export_model, read_manifest
 from export.precision import choose_parts, dense_error, record_steps
-from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs, read_devices
+from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs, read_devices, roofline
 from export.runner import OnnxNetwork, initial_state
 from export.synthetic import five_camera_rig, synthetic_steps
 from export.write import write_verified
@@ -354,6 +354,53 @@ def test_picture_sizes_compete_for_a_budget(tmp_path, tiny_clip_path, monkeypatc
     assert all(0 <= entry["accuracy"] <= 1 for entry in told)
 
 
+def test_what_a_budget_cannot_use_is_refused_before_anything_is_made(tmp_path, tiny_clip_path):
+    out, clips = tmp_path / "car.onnx", (tiny_clip_path,)
+    for given in ({"device": "orin-nx"}, {"also": ("y",)}, {"devices": tmp_path / "mine.json"}):
+        with pytest.raises(ConfigError, match=f"{next(iter(given))}: serves the choice for a budget only"):
+            export_checkpoint("x", out, **given)
+    for given in ({"layers": 1}, {"precision": "fp16"}):
+        with pytest.raises(ConfigError, match=f"{next(iter(given))}: --budget-ms makes and compares all of them"):
+            export_checkpoint("x", out, data=clips, budget_ms=50.0, **given)
+    for budget_ms in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="budget-ms: expected a time above zero"):
+            export_checkpoint("x", out, data=clips, budget_ms=budget_ms)
+    with pytest.raises(DataError, match=r"no label layer 'human' to measure against; it has \['truth'\]"):
+        export_checkpoint("x", out, data=clips, against="human")
+
+
+def test_a_budget_holds_on_a_device_of_the_users_own(tmp_path, tiny_clip_path, monkeypatch):
+    monkeypatch.setattr("export.budget.load_network", standin_network)
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"toy": {"fp32_tflops": 1, "fp16_tflops": 2, "int8_tops": 4, "memory_gbps": 0.001, "source": "me"}}')
+    settings = {"device": "toy", "devices": read_devices(mine), "precisions": ("fp32",), "num_cameras": 8}
+    best = write_within_budget(
+        ["x"], tmp_path / "new" / "car.onnx", 1e9, BudgetSettings([tiny_clip_path], Samples([tiny_clip_path], "truth"), **settings)
+    )
+    graph = onnx.load(str(tmp_path / "new" / "car.onnx"))
+    assert graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value == 8
+    assert best.estimated and best.latency_ms == pytest.approx(1e3 * sum(cost.bytes for cost in node_costs(graph)) / 1e6)  # 1 MB/s
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1]", "expected JSON of devices, each a name and fp32_tflops"),
+        ("{", "expected JSON of devices"),
+        ('{"toy": {"fp32_tflops": 1}}', "missing 4 required"),
+        ('{"toy": {"fp32_tflops": "fast", "fp16_tflops": 1, "int8_tops": 1, "memory_gbps": 1, "source": ""}}', "above zero, got 'fast'"),
+        ('{"toy": {"fp32_tflops": 1, "fp16_tflops": 1, "int8_tops": 1, "memory_gbps": 0, "source": ""}}', "memory_gbps: expected a rate"),
+    ],
+)
+def test_a_table_of_devices_that_is_none_is_refused(text, said, tmp_path):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(DataError, match=said) as refused:
+        read_devices(tmp_path / "mine.json")
+    assert "mine.json" in str(refused.value)
+    with pytest.raises(ConfigError, match="cameras: expected one or more, got 0"):
+        roofline(tmp_path / "mine.json", cameras=0)
+
+
 def test_picture_sizes_are_refused_in_words(tmp_path, tiny_clip_path, monkeypatch):
     given = []
     monkeypatch.setattr("export.command.write_within_budget", lambda names, out, ms, settings: given.append(settings.input_sizes))
@@ -364,7 +411,7 @@ def test_picture_sizes_are_refused_in_words(tmp_path, tiny_clip_path, monkeypatc
     for text in ("64", "64x", "x192", "64x-192", "64x192x3", "big"):
         with pytest.raises(ConfigError, match=r"expected ROWSxCOLUMNS such as 64x192"):
             parse_sizes([text])
-    with pytest.raises(ConfigError, match="sizes compete for a budget only"):
+    with pytest.raises(ConfigError, match="input-sizes: serves the choice for a budget only"):
         export_checkpoint("x", tmp_path / "car.onnx", input_sizes=("64x192",))
     with pytest.raises(ConfigError, match=r"input_hw: expected multiples of .* got 33x64"):
         export_checkpoint("x", tmp_path / "car.onnx", data=(tiny_clip_path,), budget_ms=1e6, input_sizes=("33x64",))

@@ -533,8 +533,21 @@ def test_run_writes_a_layer_and_times_every_stage(standin_file, tiny_clip, tmp_p
     assert run_clip(standin_file, [clip], threads=1) == 2  # the layer is there already: the other clips of a job would go on
     assert run_clip(standin_file, [clip], whole=True, threads=1, overwrite=True) == 0
     assert "network" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="begins with model@"):
-        run_clip(standin_file, [clip], layer="truth")
+    for name in ("truth", "model@", "model@../other"):
+        with pytest.raises(ConfigError, match="begins with model@"):
+            run_clip(standin_file, [clip], layer=name)
+    with pytest.raises(ConfigError, match="expected clips to stream, got none"):
+        run_clip(standin_file, [])
+
+
+def test_run_says_that_a_layer_is_there_before_it_streams(standin_file, tiny_clip, tmp_path, capsys, monkeypatch):
+    clip = tmp_path / "clip"
+    shutil.copytree(tiny_clip.path, clip)
+    (clip / "layers" / "truth").rename(clip / "layers" / "model@onnx")
+    monkeypatch.setattr("export.run.stream_clip", None)  # not called
+    assert run_clip(standin_file, [clip], whole=True, threads=1) == 2
+    told = capsys.readouterr()
+    assert "has a layer 'model@onnx' already; give another name with --layer, or --overwrite" in told.err and not told.out
 
 
 def test_a_split_graph_computes_the_same(standin_file, network, tiny_clip, tmp_path):

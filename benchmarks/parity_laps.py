@@ -1,0 +1,71 @@
+"""Do two runtimes drift apart when they see the same pictures again and again? A drive there and back, lap by lap.
+
+A later stretch of a drive shows another scene than an earlier one, so that comparing the two says as much about the scene as about
+drift. Here the same stretch of road is driven N times with one memory that is never emptied: forward, then its film runs backwards, then
+forward again. In a film that runs backwards everything is as it should be: poses stay continuous, steps last as long as before (`dt` is
+positive), a camera that fired before the reference time fires after it (`time_offset` changes its sign), objects drive backwards. Odd
+laps show the same pictures to the last bit, and even laps do; what they differ in is the memory.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from rich.table import Table
+
+from export.accuracy import clip_steps
+from export.comparison import Verification
+from scenes.clips import Clip
+
+Steps = Iterator[dict[str, np.ndarray]]
+
+
+def there_and_back(length: int, laps: int) -> list[int]:
+    """Frames of the drive: 0, then 1 to `length`, then `length` - 1 to 0, and so on; each lap ends where the next begins."""
+    forward, back = list(range(1, length + 1)), list(range(length - 1, -1, -1))
+    return [0] + [frame for lap in range(laps) for frame in (back if lap % 2 else forward)]
+
+
+def lap_steps(clip: Clip, input_hw: tuple[int, int], laps: int) -> Steps:
+    """The step inputs of `laps` laps over a clip of one frame more than a lap has steps."""
+    order = there_and_back(len(clip) - 1, laps)
+    for inputs in clip_steps(clip, input_hw, order):
+        yield as_film(inputs)
+
+
+def as_film(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A step that goes back in time, as a film that runs backwards shows it; others as they are."""
+    if inputs["dt"][0] >= 0:
+        return inputs
+    return {**inputs, "dt": -inputs["dt"], "time_offset": -inputs["time_offset"]}
+
+
+def of_lap(values: list, lap: int, laps: int) -> list:
+    """What belongs to lap `lap` (0 is the first) of a drive's steps; the step before the first lap belongs to none."""
+    length = (len(values) - 1) // laps
+    return values[1 + lap * length : 1 + (lap + 1) * length]
+
+
+def in_laps(values: list[float], laps: int) -> str:
+    """Median and 90 % of every lap."""
+    parts = [of_lap(values, lap, laps) for lap in range(laps)]
+    return "; ".join(f"{np.median(part):.1e}, {np.percentile(part, 90):.1e}" for part in parts)
+
+
+def growth(values: list[float], laps: int) -> list[float]:
+    """Median of each lap from the third on, over that of the first lap that showed the same pictures."""
+    medians = [float(np.median(of_lap(values, lap, laps))) for lap in range(laps)]
+    return [medians[lap] / max(medians[lap % 2], 1e-9) for lap in range(2, laps)]
+
+
+def lap_table(rows: list[tuple[str, Verification]], laps: int) -> Table:
+    """A line a rig and graph: median and 90 % of each step's largest error by laps, and how much the later laps are above the first."""
+    table = Table("rig", "graph", "largest", "ties", "voxels, flow, dense memory", "growth", "all tensors", "growth")
+    for graph, found in rows:
+        cells: list[str] = []
+        for values in (found.dense_by_step, found.error_by_step):
+            cells += [in_laps(values, laps), ", ".join(f"{ratio:.2f}" for ratio in growth(values, laps))]
+        ties = ", ".join(
+            str(sum(of_lap([step in found.tied_steps for step in range(len(found.errors))], lap, laps))) for lap in range(laps)
+        )
+        table.add_row(found.rigs[0], graph, f"{found.max_error:.1e}", ties, *cells)
+    return table
