@@ -102,6 +102,16 @@ def test_a_clip_in_which_nothing_is_drawn_gets_an_empty_layer(tmp_path):
     assert all(len(boxes) == 0 for boxes in Clip.open(clip.path).layer("auto@cold").boxes_world.values())
 
 
+def test_rectangles_of_classes_that_are_not_ours_are_named(tmp_path):
+    clip = three_cameras(tmp_path / "three")
+    drawn = write_coco(clip, perfect_boxes(clip), tmp_path / "drawn.json")
+    content = json.loads(drawn.read_text())
+    drawn.write_text(json.dumps({**content, "categories": [{"id": 0, "name": "vehicle"}]}))
+    count = len(content["annotations"])
+    (note,) = label_one(clip.path, LabelSettings("auto@cold", boxes2d=drawn, pictures=False)).notes
+    assert f"{count} of {count} rectangles" in note and "not ours ('vehicle')" in note
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -220,7 +220,8 @@ def test_people_draw_in_coco_and_cvat_and_outrank_the_detector(tmp_path):
         "categories": [{"id": 3, "name": "Car"}, {"id": 9, "name": "tree"}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(coco))
-    drawn, looked_at = people_boxes(clip, tmp_path / "boxes.json")
+    drawn, looked_at, foreign = people_boxes(clip, tmp_path / "boxes.json")
+    assert foreign == {"tree": 1}  # named, not swallowed
     assert looked_at.tolist() == [[1, 0]] and drawn.class_id.tolist() == [CAR] and drawn.source[0] == "human:boxes.json"
     # Drawn at twice the size; the corner of the first pixel is (-0.5, -0.5) here and (0, 0) there.
     np.testing.assert_allclose(drawn.box_xyxy_px, [[49.5, 99.5, 69.5, 129.5]])
@@ -237,7 +238,8 @@ def test_people_draw_in_coco_and_cvat_and_outrank_the_detector(tmp_path):
         '<annotations><image id="0" name="front/000002.jpg" width="1000" height="600">'
         '<box label="person" xtl="10" ytl="20" xbr="30" ybr="80" occluded="0"/></image></annotations>'
     )
-    drawn, looked_at = people_boxes(clip, tmp_path / "boxes.xml")
+    drawn, looked_at, foreign = people_boxes(clip, tmp_path / "boxes.xml")
+    assert not foreign
     assert looked_at.tolist() == [[2, 0]] and drawn.class_id.tolist() == [PEDESTRIAN]
     np.testing.assert_allclose(drawn.box_xyxy_px, [[9.5, 19.5, 29.5, 79.5]])
 
@@ -253,6 +255,12 @@ def test_people_draw_in_coco_and_cvat_and_outrank_the_detector(tmp_path):
             "a.xml",
             '<annotations><image name="x.jpg"><box label="car" xtl="9" ytl="1" xbr="3" ybr="4"/></image></annotations>',
             "picture 'x.jpg', box 0: expected left < right",
+        ),
+        (
+            "a.json",
+            '{"images": [{"id": 1, "file_name": "x.jpg"}], "categories": [{"id": 2, "name": "car"}], '
+            '"annotations": [{"image_id": 1, "category_id": 2, "bbox": [1, 1, 5, 5], "score": 87}]}',
+            "picture 'x.jpg', box 0: expected a score between 0 and 1, got 87",
         ),
     ],
 )

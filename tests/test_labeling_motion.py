@@ -14,7 +14,7 @@ from labeling.motion.crossing import match_crossings
 from labeling.motion.features import flow_sigma_px, follow_corners, road_distance
 from labeling.motion.perturbation import Roughness, roughened
 from labeling.motion.pictures import GreyPictures, evenly_lit, read_pictures
-from labeling.motion.refine import Found, fixed_points, refine, triangulate_or_far
+from labeling.motion.refine import Found, fixed_points, refine, stands, triangulate_or_far
 from labeling.motion.settings import CrossingSettings, DecisionSettings, FeatureSettings, MotionSettings, PriorSettings, RefineMotion
 from labeling.motion.sightings import Sightings, reprojection_px, triangulate
 from labeling.motion.state import MotionState, refined_cameras_at, refined_clip, stored_cameras_at
@@ -38,6 +38,7 @@ from scenes.layers import LabelLayer, write_layer_files
 from scenes.rigs import Rig, default_rig, ego_from_cam_looking, pinhole_camera
 from surround4d import main
 
+DEFAULT_PRIORS = PriorSettings()
 NO_ROAD = RoadContacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -88,11 +89,11 @@ def points_around(clip: Clip, count: int) -> np.ndarray:
     return transform_points(base, np.stack([distance * np.cos(angle), distance * np.sin(angle), height], axis=-1))
 
 
-def solved(rough: Clip, seen: Sightings, road: RoadContacts = NO_ROAD) -> MotionState:
+def solved(rough: Clip, seen: Sightings, road: RoadContacts = NO_ROAD, priors: PriorSettings = DEFAULT_PRIORS) -> MotionState:
     """Triangulate with the rough motion, adjust."""
     state = MotionState.stored(rough)
     points, _ = triangulate_or_far(refined_cameras_at(rough, state)[seen.frame, seen.camera], seen)
-    return adjust(rough, state, seen, points, road, PriorSettings(), iterations=10).state
+    return adjust(rough, state, seen, points, road, priors, iterations=10).state
 
 
 def test_a_point_is_triangulated_where_two_rays_meet():
@@ -154,6 +155,25 @@ def test_without_a_second_look_the_height_over_the_road_gives_the_scale():
     told = solved(rough, seen, RoadContacts(on_road, seen.frame[order[on_road]]))
     assert blind.scale == pytest.approx(1.0, abs=1e-3)  # one camera, straight on: only the stored motion says how far
     assert told.scale == pytest.approx(1 / 1.01, abs=0.004)
+
+
+def test_a_vehicle_that_stands_learns_neither_scale_nor_clocks():
+    clip = drive(8, speed_mps=0.02, turn_radps=1e-6)
+    assert stands(clip) and not stands(drive(8))
+    # Stored places tremble by 2 mm, as those of real recordings do: a clock or a scale would "explain" some of it.
+    rng = np.random.default_rng(3)
+    seen = sightings_of(clip, points_around(clip, 80), noise_px=0.2)
+    trembling = [replace(frame, world_from_ego=frame.world_from_ego @ _shifted(rng.normal(0, 0.002, 3))) for frame in clip.frames]
+    stamps = np.array([frame.timestamp_ns for frame in clip.frames], dtype=np.int64)
+    path = Trajectory(stamps, np.stack([frame.world_from_ego for frame in trembling]))
+    stored = Clip(clip.path, clip.name, clip.rig, trembling, path)
+    free, held = (solved(stored, seen, priors=priors) for priors in (PriorSettings(), PriorSettings().of_a_standing_vehicle()))
+    assert abs(free.scale - 1) > DecisionSettings().rough_scale  # out of nothing
+    assert abs(held.scale - 1) < 1e-4 and np.abs(held.clock_s).max() < 1e-4
+
+
+def _shifted(place_m: np.ndarray) -> np.ndarray:
+    return rigid_from_parts(np.eye(3), place_m)
 
 
 def test_exact_motion_stays():

@@ -70,6 +70,20 @@ def test_clocks_that_disagree_fail_alone(clips):
     assert "camera 'left' within 1 s of their frames, got +37.000 s" in failure_beside_good_ones(clips)
 
 
+def test_a_clock_a_little_off_is_noted_and_refused_where_it_contradicts_the_ego_path(clips):
+    def late(columns):
+        of_left = columns["camera"] == "left"
+        columns["timestamp_ns"] = np.where(of_left, columns["timestamp_ns"] + 35 * NS_PER_S // 100, columns["timestamp_ns"])
+
+    change_table(clips[1] / "views.parquet", late)
+    outcome = run_job(clips, SETTINGS, 1, QUIET).outcomes[1]
+    (note,) = outcome.notes
+    assert "camera 'left' took its pictures +0.35 s" in note and "its clock may disagree" in note
+    change_table(clips[1] / "views.parquet", late)
+    # The vehicle drives 5 m/s, so its place 0.7 s later is 3.5 m from where the pictures say that it was.
+    assert "poses of camera 'left' on the ego path at its capture times, got them 3.5 m beside it" in failure_beside_good_ones(clips)
+
+
 def test_an_ego_path_of_another_clock_fails_alone(clips):
     def shift(columns):
         columns["x_m"] = columns["x_m"] + 12.0
@@ -87,6 +101,15 @@ def test_a_camera_without_pictures_is_noted_and_the_clip_is_labelled(tiny_clip_p
     assert outcome.notes == [f"{tiny_clip_path}: camera 'left' has no picture in the whole clip; labelled without it"]
     (again,) = run_job([tiny_clip_path], SETTINGS, 1, QUIET).outcomes
     assert again.notes == outcome.notes
+
+
+def test_a_clip_without_any_picture_is_one_note_and_its_evidence_is_tracked(tiny_clip_path):
+    def blind(columns):
+        columns["image"] = np.full(len(columns["image"]), "").astype(str)
+
+    change_table(tiny_clip_path / "views.parquet", blind)
+    (outcome,) = run_job([tiny_clip_path], SETTINGS, 1, QUIET).outcomes
+    assert outcome.notes == [f"{tiny_clip_path}: no camera has a picture in the whole clip; labelled from the evidence alone"]
 
 
 def test_evidence_of_another_clip_fails_alone(clips):

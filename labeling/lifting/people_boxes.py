@@ -1,6 +1,7 @@
 """Which rectangles did people draw? COCO JSON and CVAT's XML for images, matched to a clip's pictures by camera and file name."""
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -50,6 +51,11 @@ def read_drawn(path: Path) -> list[DrawnPicture]:
             if len(box) != 4 or not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
                 raise DataError(
                     f"{path}, picture {picture.name!r}, box {number}: expected left < right and top < bottom, got {box}; correct or drop it"
+                )
+            if not 0 <= picture.scores[number] <= 1:
+                raise DataError(
+                    f"{path}, picture {picture.name!r}, box {number}: expected a score between 0 and 1, got {picture.scores[number]:g}; "
+                    "correct it or leave scores out"
                 )
     return pictures
 
@@ -102,13 +108,14 @@ def class_of_name(name: str) -> int | None:
     return CLASS_NAMES.index(plain) if plain in CLASS_NAMES else None
 
 
-def people_boxes(clip: Clip, path: Path) -> tuple[ImageBoxes, np.ndarray]:
-    """People's rectangles in a clip's pictures, and the pictures they looked at, (V, 2) frame and camera number.
+def people_boxes(clip: Clip, path: Path) -> tuple[ImageBoxes, np.ndarray, Counter[str]]:
+    """People's rectangles in a clip's pictures, the pictures they looked at, (V, 2) frame and camera number, and what was passed over.
 
-    A file may hold pictures of many clips; those of others are passed over.
+    A file may hold pictures of many clips; those of others are passed over without a word. Rectangles of classes that are not ours are
+    counted by their name.
     """
     keys = _picture_keys(clip)
-    parts, looked_at = [], []
+    parts, looked_at, foreign = [], [], Counter[str]()
     for picture in read_drawn(path):
         place = _place(picture.name, keys, clip.path.name)
         if place is None:
@@ -116,6 +123,7 @@ def people_boxes(clip: Clip, path: Path) -> tuple[ImageBoxes, np.ndarray]:
         looked_at.append(place)
         camera = clip.rig[clip.rig.names[place[1]]]
         scale = [own / drawn if drawn > 0 else 1.0 for own, drawn in zip((camera.width_px, camera.height_px), picture.size_px, strict=True)]
+        foreign.update(name for name in picture.labels if class_of_name(name) is None)
         mine = [(k, class_id) for k, name in enumerate(picture.labels) if (class_id := class_of_name(name)) is not None]
         if not mine:
             continue
@@ -127,7 +135,7 @@ def people_boxes(clip: Clip, path: Path) -> tuple[ImageBoxes, np.ndarray]:
         frame, number = (np.full(num, value, dtype=np.int64) for value in place)
         score = np.array(picture.scores)[chosen]
         parts.append(ImageBoxes(frame, number, box, np.array([c for _, c in mine]), score, np.full(num, f"human:{path.name}")))
-    return ImageBoxes.concatenate(parts), np.array(looked_at, dtype=np.int64).reshape(-1, 2)
+    return ImageBoxes.concatenate(parts), np.array(looked_at, dtype=np.int64).reshape(-1, 2), foreign
 
 
 def _picture_keys(clip: Clip) -> dict[tuple[str, ...], tuple[int, int] | None]:

@@ -30,12 +30,18 @@ def _boxes2d(work: ClipWork, path: Path) -> dict[str, float]:
                 f"{work.clip.path}: {counts['unreadable']:g} of {counts['pictures']:g} pictures could not be read, labelled without"
             )
     if settings.boxes2d is not None:
-        drawn, looked_at = people_boxes(work.clip, settings.boxes2d)
+        drawn, looked_at, foreign = people_boxes(work.clip, settings.boxes2d)
         if not len(looked_at):
             sentence = f"{settings.boxes2d}: no picture of it is one of {work.clip.path}; expected names like images/CAMERA/FILE"
             if settings.detector is None:
                 raise DataError(f"{sentence}; name the pictures so")
             work.notes.append(f"{sentence}; labelled without it")
+        if foreign:
+            names = ", ".join(repr(name) for name, _ in foreign.most_common(5))
+            work.notes.append(
+                f"{settings.boxes2d}: {foreign.total()} of {foreign.total() + len(drawn)} rectangles in {work.clip.path} are of classes "
+                f"that are not ours ({names}); labelled without them"
+            )
         found = outranked(found, single_boxes(drawn), looked_at)
     write_image_boxes(path, found)
     return {**counts, "rectangles": len(found)}

@@ -27,6 +27,8 @@ CROSSING_LIMIT_PX = 5.0
 """A crossing further than this from where the voted clocks expect it shows something that moves, in the first round."""
 LATER_SEARCH = 0.5
 """The share of the first search radius that is searched once the motion has been refined."""
+STANDING_M = 1.0
+"""A vehicle that gets no further than this from where it began learns neither scale nor clocks: what would be found is noise."""
 LOSS_SIGMAS = 2.0
 """As in the solver: errors beyond so many standard deviations lose weight."""
 FIRST_STEPS, LAST_STEPS = 5, 14
@@ -65,6 +67,8 @@ def refine(clip: Clip, settings: MotionSettings, pictures: GreyPictures | None =
     if not can_be_followed(clip, settings.features):
         return None
     pictures = pictures or read_pictures(clip, settings.features.max_width_px, movers_px)
+    if stands(clip):
+        settings = replace(settings, priors=settings.priors.of_a_standing_vehicle())
     stored = state = MotionState.stored(clip)
     flows = follow_corners(clip, pictures, refined_cameras_at(clip, state), settings.features)
     found: Found | None = None
@@ -91,6 +95,12 @@ def mean_loss(clip: Clip, sightings: Sightings, state: MotionState, pixel_px: fl
 def can_be_followed(clip: Clip, settings: FeatureSettings) -> bool:
     """Whether there are enough frames, near enough to each other."""
     return len(clip) >= 3 and frame_step_s(clip) <= settings.longest_step_s
+
+
+def stands(clip: Clip) -> bool:
+    """Whether the vehicle stays within `STANDING_M` of where it began."""
+    place_world = np.stack([frame.world_from_ego[:3, 3] for frame in clip.frames])
+    return bool(np.linalg.norm(place_world - place_world[0], axis=1).max() < STANDING_M)
 
 
 def frame_step_s(clip: Clip) -> float:

@@ -1,6 +1,6 @@
 """With which numbers is ego motion refined from pictures?"""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 
 from scenes.errors import ConfigError
@@ -96,6 +96,10 @@ class PriorSettings:
     """A point of the road's surface against the plane under the vehicle."""
     pixel_px: float = 0.25
     """Where a sharp corner is found."""
+
+    def of_a_standing_vehicle(self) -> "PriorSettings":
+        """The same with scale and clocks held: without a way there is nothing to learn them from but noise."""
+        return replace(self, scale=1e-5, clock_s=1e-5)
 
 
 @dataclass(frozen=True)
