@@ -3,7 +3,7 @@
 ::
 
     CLIP/labeling/<layer>/
-      manifest.json     for each stage: hash, artefact, seconds, counts
+      manifest.json     for each stage: hash, artefact, seconds, counts; and which pictures the clip had
       evidence.npz      detections of all frames
       tracks.npz        solved tracks
       ...               one artefact a stage, file or folder
@@ -49,7 +49,7 @@ from scenes.errors import DataError
 
 MANIFEST_SCHEMA_VERSION = 1
 CLIP_TABLES = ("clip.json", "frames.parquet", "views.parquet", "ego.parquet")
-"""What every stage depends on (pictures are not read for a hash)."""
+"""What every stage depends on, besides the pictures: those are not read for a hash, their sizes stand for them."""
 
 
 def hash_of(*values: object) -> str:
@@ -150,17 +150,20 @@ def run_stages(work: ClipWork) -> list[StageResult]:
     """Runs the stages whose inputs changed or whose artefact is missing, reuses the rest; one job at a time for a clip's layer."""
     with _locked(work.folder):
         _remove_leftovers(work)
-        known = _read_manifest(work.folder / "manifest.json")
+        manifest = _read_manifest(work)
         identity = [file_hash(work.recorded.path / name) for name in CLIP_TABLES]
         for stage in work.stages:
             before = [work.hashes()[name] for name in stage.after if work.has(name)]
-            work.results.append(_run_stage(work, stage, hash_of(identity, before, stage.name, stage.version, stage.settings(work)), known))
+            work.results.append(
+                _run_stage(work, stage, hash_of(identity, before, stage.name, stage.version, stage.settings(work)), manifest)
+            )
             if stage.load is not None:
                 stage.load(work)
     return work.results
 
 
-def _run_stage(work: ClipWork, stage: Stage, stage_hash: str, known: dict[str, dict]) -> StageResult:
+def _run_stage(work: ClipWork, stage: Stage, stage_hash: str, manifest: dict) -> StageResult:
+    known = manifest["stages"]
     path, done = work.artefact(stage.name), known.get(stage.name)
     relative = Path(os.path.relpath(path, work.recorded.path)).as_posix()
     if done and done.get("hash") == stage_hash and done.get("artefact") == relative and path.exists():
@@ -176,7 +179,7 @@ def _run_stage(work: ClipWork, stage: Stage, stage_hash: str, known: dict[str, d
     notes = tuple(work.notes[told:])
     result = StageResult(stage.name, stage_hash, relative, round(time.monotonic() - begun, 3), counts, notes=notes)
     known[stage.name] = {"hash": stage_hash, "artefact": relative, "seconds": result.seconds, "counts": counts, "notes": list(notes)}
-    write_json(work.folder / "manifest.json", {"schema_version": MANIFEST_SCHEMA_VERSION, "stages": known})
+    write_json(work.folder / "manifest.json", manifest)
     return result
 
 
@@ -207,15 +210,27 @@ def _remove_leftovers(work: ClipWork) -> None:
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
-def _read_manifest(path: Path) -> dict[str, dict]:
-    if not path.is_file():
-        return {}
-    content = read_json(path)
+def _read_manifest(work: ClipWork) -> dict:
+    """The manifest as it stands on disk; of other pictures than the clip's present ones nothing is known."""
+    path, pictures = work.folder / "manifest.json", _picture_sizes(work.recorded)
+    content = read_json(path) if path.is_file() else {}
     if int(content.get("schema_version", 0)) > MANIFEST_SCHEMA_VERSION:
         raise DataError(
             f"{path}: schema version {content['schema_version']} is newer than this program's {MANIFEST_SCHEMA_VERSION}; update surround4d"
         )
-    return dict(content.get("stages", {}))
+    same = content.get("pictures", pictures) == pictures  # manifests of earlier versions do not say
+    return {"schema_version": MANIFEST_SCHEMA_VERSION, "pictures": pictures, "stages": dict(content.get("stages", {})) if same else {}}
+
+
+def _picture_sizes(clip: Clip) -> str:
+    """A short hash of the names and sizes of the clip's pictures: one that is restored, or replaced, makes another."""
+    sizes = []
+    for frame in clip.frames:
+        for view in frame.views.values():
+            if view.alive:
+                path = clip.path / view.image
+                sizes.append([view.image, path.stat().st_size if path.is_file() else -1])
+    return hash_of(sizes)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

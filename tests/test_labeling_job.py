@@ -65,6 +65,21 @@ def test_a_second_run_does_nothing_and_a_changed_setting_only_what_depends_on_it
     assert done_again(label_clip(tiny_clip_path, changed)) == {"inputs", "evidence"}
 
 
+def test_a_restored_picture_is_looked_at_and_an_older_manifest_is_believed(tiny_clip_path):
+    picture = next((tiny_clip_path / "images").rglob("*.jpg"))
+    whole = picture.read_bytes()
+    picture.unlink()
+    label_clip(tiny_clip_path, SETTINGS)
+    picture.write_bytes(whole)
+    assert not done_again(label_clip(tiny_clip_path, SETTINGS))
+    every = {stage.name for stage in STAGES if stage.wanted(SETTINGS)}
+    manifest = tiny_clip_path / "labeling/auto@test/manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["pictures"]
+    manifest.write_text(json.dumps(content))
+    assert done_again(label_clip(tiny_clip_path, SETTINGS)) == every
+
+
 def test_killed_between_stages_it_goes_on_where_it_was(tiny_clip_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ import pytest
 from labeling.clip_labels import label_clip
 from labeling.review.command import Export, Import, export_queue, import_corrections
 from labeling.review.corrections import import_package
-from labeling.review.cuboids import SUBSET, pcd_bytes
+from labeling.review.cuboids import pcd_bytes
 from labeling.review.queue import clip_entries, ranked_queue, share_unseen
 from labeling.settings import LabelSettings
 from scenes.boxes import Boxes
@@ -48,7 +48,7 @@ def change_cuboids(package: Path, change) -> None:
     """As a reviewer would in CVAT: `change(items)` on the 3D annotations."""
     path = packed(package) / "cloud_annotations.zip"
     with zipfile.ZipFile(path) as archive:
-        content = json.loads(archive.read(SUBSET))
+        content = json.loads(archive.read(archive.namelist()[0]))
     change(content["items"])
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("annotations/task.json", json.dumps(content))
@@ -154,6 +154,34 @@ def test_what_was_drawn_becomes_new_tracks_once_however_often_it_is_imported(cli
         assert [len(boxes) for boxes in buses] == [1, 1]
         assert buses[0].track_id[0] == buses[1].track_id[0] == 2
         assert buses[0].box[0, :3] == pytest.approx([10, 5, 1])
+
+
+def test_a_package_imported_again_replaces_what_it_said_before(clip_path, package):
+    person = track_of(clip_path, PERSON)
+
+    def judge(verdict):
+        return lambda items: annotation(items, 1, person)["attributes"].update(verdict=verdict)
+
+    change_cuboids(package, judge("track_wrong"))
+    for _ in range(2):
+        (result,) = import_package(package, [clip_path])
+        assert result.notes == [] and result.counts["removed"] == 4
+        assert all(len(human_boxes(clip_path, frame, PERSON)) == 0 for frame in range(4))
+    change_cuboids(package, judge("unseen"))  # the reviewer takes it back
+    import_package(package, [clip_path])
+    assert all(len(human_boxes(clip_path, frame, PERSON)) == 1 for frame in range(4))
+
+
+def test_a_second_review_of_the_human_layer_knows_its_tracks(clip_path, package, tmp_path):
+    car, person = track_of(clip_path, CAR), track_of(clip_path, PERSON)
+    change_cuboids(package, lambda items: annotation(items, 1, person)["attributes"].update(verdict="track_wrong"))
+    import_package(package, [clip_path])
+    assert export_queue(Export((clip_path,), "human", tmp_path / "second")) == 0
+    change_cuboids(tmp_path / "second", lambda items: annotation(items, 2, car)["attributes"].update(verdict="right"))
+    for again in (tmp_path / "second", tmp_path / "second", package):
+        (result,) = import_package(again, [clip_path])
+        assert result.notes == []
+        assert human_boxes(clip_path, 2, CAR).score[0] == 1.0 and len(human_boxes(clip_path, 2, PERSON)) == 0
 
 
 def test_pictures_carry_verdicts_and_classes_but_no_places(clip_path, package):

@@ -69,4 +69,4 @@ def _wanted(settings: LabelSettings) -> bool:
     return settings.refine_motion is not RefineMotion.OFF
 
 
-MOTION = Stage("motion", "motion.npz", _motion, after=("boxes2d",), settings=_settings, wanted=_wanted, load=_load)
+MOTION = Stage("motion", "motion.npz", _motion, after=("boxes2d",), settings=_settings, wanted=_wanted, load=_load, version=2)

@@ -98,7 +98,7 @@ def _import_clip(package: Path, header: dict, packed: dict, path: Path, result: 
     clip, folder = Clip.open(path), package / packed["folder"]
     edits = _read_edits(folder)
     result.notes += [f"{packed['clip']}: {note}" for note in edits.notes]
-    base, same_version = _base_layer(clip, header["layer"], packed["layer_hash"])
+    base, same_version = _base_layer(clip, header, packed["layer_hash"])
     exported = read_json(folder / "exported.json")["cuboids"]
     home = {int(values["track"]): int(values["track"]) for values in exported if values["track"].isdigit()}
     if not same_version:
@@ -111,6 +111,8 @@ def _import_clip(package: Path, header: dict, packed: dict, path: Path, result: 
     table.drop(np.flatnonzero(np.isin(table.boxes.track_id, earlier.get(header["package"], []))))
     for track, edit in edits.tracks.items():
         if track not in home or not len(table.rows(home[track])):
+            if header["package"] in base.meta.get("packages", []) and (edit.removed or edit.track_verdict == "track_wrong"):
+                continue  # gone as this package asked when it was imported before
             result.notes.append(
                 f"{packed['clip']}: track {track} no longer exists in layer {base.name!r}; its {edit.count} correction(s) are left out"
             )
@@ -120,6 +122,7 @@ def _import_clip(package: Path, header: dict, packed: dict, path: Path, result: 
     meta = {
         "created_by": CREATED_BY,
         "base": base.meta["base"] if base.name == HUMAN else {"layer": base.name, "hash": layer_hash(path, base.name)},
+        "same_tracks": _versions_of_same_tracks(path, base),
         "packages": sorted({*base.meta.get("packages", []), header["package"]}) if base.name == HUMAN else [header["package"]],
         "new_tracks": {**earlier, header["package"]: added},
         "counts": result.counts,
@@ -139,14 +142,27 @@ def _read_edits(folder: Path) -> Edits:
     return edits_of(given, Seen(*seen_clouds, *seen_pictures))
 
 
-def _base_layer(clip: Clip, name: str, exported_hash: str) -> tuple[LabelLayer, bool]:
-    """The layer that corrections are laid over, and whether its track numbers are those that were exported."""
-    if HUMAN in clip.layer_names:
-        human = clip.layer(HUMAN)
-        if human.meta.get("created_by") != CREATED_BY:
-            raise DataError(f"{human.path}: exists and was not written by `surround4d review`; rename that layer, then import again")
-        return human, human.meta["base"] == {"layer": name, "hash": exported_hash}
-    return clip.layer(name), layer_hash(clip.path, name) == exported_hash
+def _base_layer(clip: Clip, header: dict, exported_hash: str) -> tuple[LabelLayer, bool]:
+    """The layer that corrections are laid over, and whether its track numbers are those that were exported.
+
+    A package that alone made the human layer is laid over the layer below again: what it says now replaces what it said before.
+    """
+    name = header["layer"]
+    if HUMAN not in clip.layer_names:
+        return clip.layer(name), layer_hash(clip.path, name) == exported_hash
+    human = clip.layer(HUMAN)
+    if human.meta.get("created_by") != CREATED_BY:
+        raise DataError(f"{human.path}: exists and was not written by `surround4d review`; rename that layer, then import again")
+    below, alone = human.meta["base"], human.meta["packages"] == [header["package"]]
+    if alone and below["layer"] in clip.layer_names and layer_hash(clip.path, below["layer"]) == below["hash"] == exported_hash:
+        return clip.layer(below["layer"]), True
+    return human, exported_hash in _versions_of_same_tracks(clip.path, human)
+
+
+def _versions_of_same_tracks(clip_path: Path, layer: LabelLayer) -> list[str]:
+    """Hashes of the layers whose track numbers mean the same as in `layer`: itself, and those that corrections were laid over."""
+    earlier = layer.meta.get("same_tracks", [layer.meta["base"]["hash"]]) if layer.name == HUMAN else []
+    return sorted({*earlier, layer_hash(clip_path, layer.name)})
 
 
 def _found_again(clip: Clip, layer: LabelLayer, exported: list[dict]) -> dict[int, int]:
