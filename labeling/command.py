@@ -105,9 +105,9 @@ def label(
     done = run_job(chosen, settings, workers, console, ray)
     suffix = "" if shard == "1/1" else "-" + shard.replace("/", "of")
     report_path = report or clips[0] / "labeling" / f"{layer}{suffix}.json"
+    print_report(console, done)  # first: where the disk is full this is all that there will be
     write_json(report_path, done.to_json())
     page = html_report(done).save(report_path.with_suffix(".html"))
-    print_report(console, done)
     console.print(f"report: {report_path}, {page}", soft_wrap=True, highlight=False)
     return 2 if done.failures else 0
 

@@ -56,4 +56,4 @@ def _pictures(page: Report, report: JobReport) -> None:
             path = Path(outcome.clip) / stage.artefact
             if stage.name == "picture" and path.is_file():
                 counts = outcome.counts()
-                page.jpeg(path.read_bytes(), f"{Path(outcome.clip).name}: " + ", ".join(f"{counts.get(n, 0):g} {n}" for n in COUNTS))
+                page.jpeg_file(path, f"{Path(outcome.clip).name}: " + ", ".join(f"{counts.get(n, 0):g} {n}" for n in COUNTS))

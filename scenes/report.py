@@ -1,7 +1,7 @@
 """How is a run shown to people? One self-contained HTML page: tables, curves (inline SVG) and pictures (inline JPEG)."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -37,7 +37,8 @@ class Report:
     """A page that grows from top to bottom; `save` writes it as one file without any reference to another."""
 
     title: str
-    parts: list[str] = field(default_factory=list)
+    parts: list[str | Callable[[], str]] = field(default_factory=list)
+    """HTML, or what makes it when the page is written: pictures of a thousand clips never lie in memory together."""
 
     def heading(self, text: str) -> None:
         """A section's title."""
@@ -66,25 +67,34 @@ class Report:
 
     def jpeg(self, data: bytes, caption: str) -> None:
         """A picture that is a JPEG already."""
-        source = base64.b64encode(data).decode()
-        self._figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{source}">', caption)
+        self.parts.append(_jpeg_figure(data, caption))
+
+    def jpeg_file(self, path: Path, caption: str) -> None:
+        """A picture in a JPEG file, read when the page is written; one that is gone by then is left out."""
+        self.parts.append(lambda: _jpeg_figure(path.read_bytes(), caption) if path.is_file() else "")
 
     def curves(self, curves: Sequence[Curve], caption: str, x_name: str, y_name: str) -> None:
         """Lines over a common axis; points that are not finite are left out."""
-        self._figure(curves_svg(curves, x_name, y_name), caption)
-
-    def _figure(self, inner: str, caption: str) -> None:
-        self.parts.append(f"<figure>{inner}<figcaption>{escape(caption)}</figcaption></figure>")
+        self.parts.append(_figure(curves_svg(curves, x_name, y_name), caption))
 
     def save(self, path: Path) -> Path:
         """Writes the page atomically; returns its path."""
-        page = (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-            f"<style>{STYLE}</style></head><body><h1>{escape(self.title)}</h1>{''.join(self.parts)}</body></html>\n"
-        )
-        with atomic_file(Path(path)) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
+        with atomic_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as page:
+            page.write(f"{head}<style>{STYLE}</style></head><body><h1>{escape(self.title)}</h1>")
+            for part in self.parts:
+                page.write(part if isinstance(part, str) else part())
+            page.write("</body></html>\n")
         return Path(path)
+
+
+def _figure(inner: str, caption: str) -> str:
+    return f"<figure>{inner}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _jpeg_figure(data: bytes, caption: str) -> str:
+    source = base64.b64encode(data).decode()
+    return _figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{source}">', caption)
 
 
 def _cell(value: object) -> str:

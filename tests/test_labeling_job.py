@@ -110,6 +110,13 @@ def test_a_bad_clip_fails_alone_with_its_sentence(clips, capsys):
     assert "frames.parquet" in page
 
 
+def test_where_the_report_cannot_be_written_the_table_is_still_printed(clips, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match="could not be written"):
+        label((clips,), layer="auto@job", evidence="truth", pictures=False, report=tmp_path / "file" / "report.json")
+    assert "3 of 3 clip(s) labelled" in capsys.readouterr().out
+
+
 def test_two_workers_write_the_same_labels_as_one(clips):
     settings = LabelSettings("auto@two", evidence="truth")
     report = run_job(sorted(clips.iterdir()), settings, 2, Console(quiet=True))
