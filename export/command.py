@@ -64,6 +64,8 @@ def export_checkpoint(
     num_cameras = parse_cameras(cameras)
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: expected a name that ends in .onnx; rename it")
+    if steps < 1:
+        raise ConfigError(f"steps: a file is written only after it was compared with torch, got {steps}; give 1 or more")
     clips = find_clips(list(data)) if data else []
     samples = Samples(find_clips(list(calibrate)) if calibrate else clips, against)
     if against and not clips:

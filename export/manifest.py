@@ -107,9 +107,34 @@ class Manifest:
             values["state"] = [StateSpec(**spec) for spec in values["state"]]
             values["input_hw"] = tuple(values["input_hw"])
             values["class_names"] = tuple(values["class_names"])
-            return cls(**values)
-        except (KeyError, TypeError) as error:
+            manifest = cls(**values)
+            wrong = [name for name, good in manifest._promises().items() if not good]
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{where}: the manifest lacks or misnames a field ({error}); export the checkpoint again") from error
+        if wrong:
+            raise DataError(
+                f"{where}: the manifest's {', '.join(wrong)} cannot be what an export wrote, or contradict its tensors; "
+                "export the checkpoint again"
+            )
+        return manifest
+
+    def _promises(self) -> dict[str, bool]:
+        """What a program relies on, and whether it holds; `TypeError` or `ValueError` where a field is of another kind."""
+        pictures = next((spec.shape for spec in self.inputs if spec.name == "images"), None)
+        named = [{spec.name for spec in specs} for specs in (self.inputs, self.outputs)]
+        axis = None if pictures is None or len(pictures) != 5 else pictures[1]
+        size = None if pictures is None or len(pictures) != 5 else pictures[2:4]
+        numbers = [self.thresholds.get(name) for name in ("score", "max_gap_s")] if isinstance(self.thresholds, dict) else [None]
+        return {
+            "input_hw": len(self.input_hw) == 2 and all(type(n) is int and n > 0 for n in self.input_hw) and size in (None, self.input_hw),
+            "num_cameras": self.num_cameras is None or (type(self.num_cameras) is int and axis in (None, self.num_cameras)),
+            "state": {state.input for state in self.state} == {name for name in named[0] if name.startswith("state_")}
+            and all(state.output in named[1] for state in self.state),
+            "class_names": bool(self.class_names) and all(isinstance(name, str) for name in self.class_names),
+            "thresholds": all(isinstance(number, (int, float)) for number in numbers),
+            "hashes": isinstance(self.hashes, dict),
+            "occupancy": self.occupancy is None or isinstance(self.occupancy, dict),
+        }
 
     def spec(self, name: str) -> TensorSpec:
         """The input or output of that name."""

@@ -5,6 +5,7 @@ adds a device with one line or a JSON file of the same fields.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -166,7 +167,7 @@ def read_devices(path: Path | None) -> dict[str, Device]:
     return {**DEVICES, **added}
 
 
-def device_of(name: str, devices: dict[str, Device]) -> Device:
+def device_of(name: str, devices: Mapping[str, Device]) -> Device:
     """A device by name; an unknown one is refused with the names there are."""
     if name not in devices:
         raise ConfigError(f"device {name!r}: not in the table ({', '.join(devices)}); add it with --devices FILE.json")

@@ -365,6 +365,8 @@ def test_what_a_budget_cannot_use_is_refused_before_anything_is_made(tmp_path, t
     for budget_ms in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="budget-ms: expected a time above zero"):
             export_checkpoint("x", out, data=clips, budget_ms=budget_ms)
+    with pytest.raises(ConfigError, match="steps: a file is written only after it was compared"):
+        export_checkpoint("x", out, steps=0)
     with pytest.raises(DataError, match=r"no label layer 'human' to measure against; it has \['truth'\]"):
         export_checkpoint("x", out, data=clips, against="human")
 

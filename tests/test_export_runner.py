@@ -203,17 +203,32 @@ def rewritten(source: Path, target: Path, change) -> Path:
     return target
 
 
-def test_a_manifest_that_does_not_fit_its_graph_is_refused(standin_file, tmp_path):
+def test_a_manifest_that_does_not_fit_its_graph_is_refused(standin_file, network, tmp_path):
     def renamed(manifest):
         return replace(manifest, inputs=[replace(manifest.inputs[0], name="pictures"), *manifest.inputs[1:]])
 
     def reshaped(manifest):
-        return replace(manifest, inputs=[replace(manifest.inputs[0], shape=(1, 5, 9, 9, 3)), *manifest.inputs[1:]])
+        return replace(manifest, inputs=[manifest.inputs[0], replace(manifest.inputs[1], shape=(1, 5, 9)), *manifest.inputs[2:]])
 
     with pytest.raises(DataError, match="'pictures'"):
         OnnxNetwork(rewritten(standin_file, tmp_path / "a.onnx", renamed))
     with pytest.raises(DataError, match="in its manifest"):
         OnnxNetwork(rewritten(standin_file, tmp_path / "b.onnx", reshaped))
+    for name, value in {
+        "thresholds": {},
+        "class_names": [],
+        "input_hw": [33, 64],
+        "num_cameras": 5,
+        "state": [],
+        "hashes": None,
+        "occupancy": 3,
+    }.items():
+        spoiled = {**network.manifest.to_json(), name: value}
+        with pytest.raises(DataError, match=f"the manifest's {name} cannot be what an export wrote"):
+            Manifest.loads(json.dumps(spoiled), "here")
+    for name in ("thresholds", "state", "input_hw"):
+        with pytest.raises(DataError, match=r"lacks or misnames a field|cannot be what an export wrote"):
+            Manifest.loads(json.dumps({**network.manifest.to_json(), name: 5}), "here")
     with pytest.raises(DataError, match="version 99"):
         OnnxNetwork(rewritten(standin_file, tmp_path / "c.onnx", lambda m: m.dumps().replace('"version": 1', '"version": 99')))
     with pytest.raises(DataError, match="not one of surround4d's"):
