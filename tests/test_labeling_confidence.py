@@ -142,7 +142,19 @@ def test_rows_know_range_and_provenance(tiny_clip):
     assert features["across"] == pytest.approx([np.log(0.5), np.log(0.03)])  # nobody knows places to a millimetre
     assert features["looks"] == pytest.approx(np.log1p([0.5, 0.5]))  # detected in one frame of half a second
     assert features["standing"].tolist() == [0, 0]
+    assert features["rival"].tolist() == [0, 0]
+    assert features["pace"] == pytest.approx([0.5, 0.5], abs=0.01)  # the clip's ego vehicle drives at 5 m/s
     assert rows.group.tolist() == [VEHICLES, VEHICLES]
+
+
+def test_a_surer_box_of_its_kind_nearby_is_a_rival(tiny_clip):
+    def alone(x, class_id, frame, probability):
+        box, word = np.array([[x, 0.0, 0, 4, 2, 1.5, 0, 0, 0]]), np.array(["measured"], dtype=object)
+        return TrackLabels(np.array([frame]), box, class_id, probability, np.array([probability]), word, True)
+
+    cars = [alone(10, 0, 0, 0.9), alone(12.5, 1, 0, 0.4), alone(12.5, 5, 0, 0.8), alone(10, 0, 1, 0.7)]  # two cars, a pedestrian, later
+    rows = box_rows(tiny_clip, arrays_of_tracks(cars))
+    assert rows.features[:, FEATURES.index("rival")] == pytest.approx([0.4 * np.exp(-0.5), 0.9 * np.exp(-0.5), 0, 0])
 
 
 def test_each_label_says_how_sure_it_is_and_where_it_came_from(tiny_clip_path):

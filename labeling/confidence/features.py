@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labeling.tracks.confidence import log_odds
+from labeling.tracks.duplicates import pairs_in_frames
 from scenes.boxes import CLASS_NAMES, VEHICLE_CLASSES
 from scenes.clips import Clip
 from scenes.geometry import NS_PER_S
@@ -24,13 +25,16 @@ SEEN_S = 2.0
 """Reach of the feature `seen`."""
 FEATURES = (
     *("odds", "strong", "track", "range", "root_range", "far_odds", "speed", "interpolated", "extrapolated", "seen", "hidden"),
-    *("spread", "across", "looks", "standing"),
+    *("spread", "across", "looks", "standing", "rival", "pace"),
 )
 """Names of the columns of `BoxRows.features`; a model says which of them it reads."""
 UNKNOWN_SPREAD_M = 1.0
 LEAST_SPREAD_M = 0.03
 MOST_LOOKS_S = 8.0
 """Who was seen for longer counts as seen for so long: the clips that weights are fitted on are no longer."""
+MOST_SPEED_MPS = 20.0
+RIVAL_M = 2.5
+"""Another box so near (standard deviation) may be the same object."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class BoxRows:
     range_m: np.ndarray
     """(F,) distance from the ego vehicle on the ground."""
     features: np.ndarray
-    """(F, 15): see `FEATURES`."""
+    """(F, 17): see `FEATURES`."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -61,7 +65,8 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
     range and root_range: tens of metres, far_odds: odds times range, speed: in units of 10 m/s, where it came from, seen: the share of the
     frames within `SEEN_S` in which the track was detected, hidden: the share that nearer labels hide, spread and across: logarithms of how
     well the nearest detection's place is known along its worst axis and across it (metres), looks: log(1 + seconds in which the track was
-    detected), and standing: whether it stands. None depends on the frames a second.
+    detected), standing: whether it stands, rival: the probability of the surest other box of its kind near it, and pace: the ego vehicle's
+    speed in units of 10 m/s (driving, it sees what stands from places far apart). None depends on the frames a second.
     """
     track = np.repeat(np.arange(len(arrays["length"])), arrays["length"])
     box_world, class_id = arrays["box_world"], arrays["class_id"][track]
@@ -76,7 +81,7 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
         far,
         np.sqrt(far),
         odds * far,
-        np.minimum(np.nan_to_num(np.hypot(box_world[:, 7], box_world[:, 8])), 20.0) / 10,
+        np.minimum(np.nan_to_num(np.hypot(box_world[:, 7], box_world[:, 8])), MOST_SPEED_MPS) / 10,
         (arrays["provenance"] == "interpolated").astype(np.float64),
         (arrays["provenance"] == "extrapolated").astype(np.float64),
         _share_seen(clip, arrays, track),
@@ -84,6 +89,8 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
         *spread.T,
         np.log1p(_seconds_seen(clip, arrays, track))[track],
         arrays["is_static"][track].astype(np.float64),
+        _rivals(arrays, GROUP_OF_CLASS[class_id]),
+        np.minimum(_ego_speeds(clip), MOST_SPEED_MPS)[arrays["frames"]] / 10,
     )
     return BoxRows(arrays["frames"], box_world, class_id, GROUP_OF_CLASS[class_id], range_m, np.stack(columns, axis=1))
 
@@ -102,3 +109,22 @@ def _seconds_seen(clip: Clip, arrays: dict[str, np.ndarray], track: np.ndarray) 
     step_s = float(np.median(np.diff(stamps_ns))) / NS_PER_S if len(stamps_ns) > 1 else 0.0
     frames = np.bincount(track[arrays["provenance"] == "measured"], minlength=len(arrays["length"]))
     return np.minimum(frames * step_s, MOST_LOOKS_S)
+
+
+def _rivals(arrays: dict[str, np.ndarray], group: np.ndarray) -> np.ndarray:
+    """(F,) the largest probability of any other box of the same frame and kind, times how near it is."""
+    frame, place, probability = arrays["frames"], arrays["box_world"][:, :2], arrays["box_probability"]
+    order = np.argsort(frame, kind="stable")
+    i, j = (order[side] for side in pairs_in_frames(frame[order]))
+    near = np.where(group[i] == group[j], np.exp(-(((place[i] - place[j]) / RIVAL_M) ** 2).sum(axis=1) / 2), 0.0)
+    surest = np.zeros(len(frame))
+    np.maximum.at(surest, i, near * probability[j])
+    np.maximum.at(surest, j, near * probability[i])
+    return surest
+
+
+def _ego_speeds(clip: Clip) -> np.ndarray:
+    """(T,) m/s on the ground."""
+    place = np.stack([frame.world_from_ego[:2, 3] for frame in clip.frames])
+    time_s = np.array([frame.timestamp_ns - clip.frames[0].timestamp_ns for frame in clip.frames]) / NS_PER_S
+    return np.hypot(*np.gradient(place, time_s, axis=0).T) if len(place) > 1 else np.zeros(len(place))
