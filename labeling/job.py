@@ -30,8 +30,10 @@ class ClipOutcome:
         return [note for stage in self.stages for note in stage.notes]
 
     def counts(self) -> dict[str, float]:
-        """The counts of all stages."""
-        return {name: count for stage in self.stages for name, count in stage.counts.items()}
+        """The counts of all stages; detections of several sources are added up."""
+        counts = {name: count for stage in self.stages for name, count in stage.counts.items()}
+        detections = [stage.counts["detections"] for stage in self.stages if "detections" in stage.counts]
+        return {**counts, "detections": sum(detections)} if detections else counts
 
 
 @dataclass

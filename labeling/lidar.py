@@ -111,5 +111,6 @@ def _moved(evidence: Evidence, shift_m: np.ndarray, found: np.ndarray) -> Eviden
     outer = along[:, :, None] * along[:, None, :]
     measured = lateral[:, None, None] * (np.eye(2) - outer) + RADIAL_M**2 * outer
     source = np.full(len(evidence), "", dtype=object) if evidence.source is None else evidence.source.astype(object)
-    source[found] = np.array([f"{name}+lidar" if name else "lidar" for name in source[found].tolist()], dtype=object)
+    parts = [{*name.split("+"), "lidar"} - {""} for name in source[found].tolist()]
+    source[found] = np.array(["+".join(sorted(names)) for names in parts], dtype=object)
     return replace(evidence, box_world=box_world, covariance=np.where(found[:, None, None], measured, known), source=source)

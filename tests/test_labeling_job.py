@@ -12,7 +12,7 @@ from rich.console import Console
 from labeling import layer_stage
 from labeling.clip_labels import STAGES, label_clip
 from labeling.command import label
-from labeling.job import run_job, shard_of
+from labeling.job import ClipOutcome, run_job, shard_of
 from labeling.settings import LabelSettings
 from labeling.stages import StageResult
 from labeling.teacher import MIRROR, fuse_boxes, mirror_frame
@@ -63,6 +63,11 @@ def test_a_second_run_does_nothing_and_a_changed_setting_only_what_depends_on_it
     assert done_again(label_clip(tiny_clip_path, SETTINGS)) == {stage.name for stage in STAGES if stage.wanted(SETTINGS)}
     changed = LabelSettings("auto@test", evidence="truth", tracking=SETTINGS.tracking.with_probabilities(0.9, 0.1))
     assert done_again(label_clip(tiny_clip_path, changed)) == {"inputs", "evidence"}
+
+
+def test_detections_of_several_sources_are_added_up():
+    stages = [StageResult(name, "", "", 0.0, {"frames": 4, "detections": n}) for name, n in (("teacher", 3), ("lifting", 5))]
+    assert ClipOutcome("clip", stages).counts() == {"frames": 4, "detections": 8}
 
 
 def test_a_restored_picture_is_looked_at_and_an_older_manifest_is_believed(tiny_clip_path):
