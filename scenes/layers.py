@@ -238,6 +238,12 @@ def read_layer(path: Path) -> LabelLayer:
     optional = {name: columns[name] for name in ("evidence", "cameras") if name in columns}
     boxes = Boxes.make(box, class_id, **given, within=_within(columns, table_path), **optional)
     labelled = header.get("labelled_frames", np.unique(columns["frame_index"]).tolist())
+    unlisted = np.setdiff1d(columns["frame_index"], labelled)
+    if len(unlisted):
+        raise DataError(
+            f"{table_path}: expected boxes of the frames that layer.json lists as labelled, got some of frame {unlisted[0]}; "
+            "list it or drop them"
+        )
     order = {int(i): np.flatnonzero(columns["frame_index"] == i) for i in labelled}
     return LabelLayer(
         name=str(header.get("name", path.name)),

@@ -121,6 +121,8 @@ def test_evidence_of_another_clip_fails_alone(clips):
     far = {i: Boxes.make([[70_000, 0, 0, 4, 2, 1, 0, 0, 0]], [0]) for i in range(4)}
     write_layer(clips[1], LabelLayer("model@x", far), replace=True)
     assert "around the ego vehicle, got them 69" in failure_beside_good_ones(clips, settings)
+    change_table(clips[1] / "layers/model@x/boxes.parquet", lambda columns: {**columns, "frame_index": columns["frame_index"] + 40})
+    assert "got some of frame 40; list it or drop them" in failure_beside_good_ones(clips, settings)
 
 
 def test_a_detector_file_with_other_outputs_is_one_sentence_a_clip(clips, tmp_path):
