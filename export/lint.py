@@ -80,6 +80,13 @@ def _file_findings(graph: Graph, target: str) -> Iterator[Finding]:
     if graph.model.functions and target == TENSORRT_8:
         names = ", ".join(sorted({function.name for function in graph.model.functions}))
         yield Finding(target, Effect.REFUSED, "functions", "file", f"local functions ({names}); inline them")
+    if not graph.outputs:
+        yield Finding(
+            target, Effect.REFUSED, "no_output", "file", "the graph has no output, nothing of it would be computed; export it again"
+        )
+    for node, name in graph.unmade_inputs():
+        sentence = f"reads {name!r}, which neither a node, nor an input, nor a constant gives; export the file again"
+        yield Finding(target, Effect.REFUSED, "unmade_input", f"{node.op_type} {node.name or node.output[0]}", sentence)
     for name in (*graph.inputs, *graph.outputs):
         yield from _border_findings(graph, target, name)
     for name, tensor in graph.constants.items():
@@ -161,7 +168,8 @@ def read_onnx(path: Path) -> ModelProto:
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's own exception class is private
-        raise DataError(f"{path}: not readable as ONNX ({str(error).splitlines()[0][:120]}); export it again") from error
+        reason = str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path}: not readable as ONNX ({reason}); export it again, or bring the files that belong to it") from error
     if not model.graph.node:
         raise DataError(f"{path}: not an ONNX graph, it has no nodes; export it again")
     return model

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -35,6 +35,14 @@ class Graph:
         self.inputs = [value.name for value in model.graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in model.graph.output]
 
+    def unmade_inputs(self) -> Iterator[tuple[NodeProto, str]]:
+        """Nodes and what they read that nobody makes, nowhere in the file."""
+        made = {name for node in self.nodes for name in node.output}
+        for graph in _all_graphs(self.model.graph):
+            made |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            made |= {tensor.values.name for tensor in graph.sparse_initializer}
+        yield from ((node, name) for node in self.nodes for name in node.input if name and name not in made)
+
     def array(self, name: str) -> np.ndarray | None:
         """A constant's values."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
@@ -44,13 +52,24 @@ class Graph:
         return len(node.input) > position and bool(node.input[position]) and node.input[position] not in self.constants
 
 
-def _all_nodes(graph) -> Iterator[NodeProto]:
+def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
     for node in graph.node:
         yield node
-        for entry in node.attribute:
-            inner = (entry.g, *entry.graphs) if entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) else ()
-            for subgraph in inner:
-                yield from _all_nodes(subgraph)
+        for subgraph in _subgraphs(node):
+            yield from _all_nodes(subgraph)
+
+
+def _all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for subgraph in _subgraphs(node):
+            yield from _all_graphs(subgraph)
+
+
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for entry in node.attribute:
+        if entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            yield from (entry.g, *entry.graphs)
 
 
 def _constants(model: ModelProto, nodes: list[NodeProto]) -> dict[str, TensorProto]:

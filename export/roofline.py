@@ -96,7 +96,8 @@ def node_costs(model: ModelProto, num_cameras: int = 8) -> list[NodeCost]:
     try:
         inferred = onnx.shape_inference.infer_shapes(_folded(_with_fixed_axes(model, num_cameras)), data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        raise DataError(f"roofline: shapes cannot be inferred ({str(error).splitlines()[0][:120]}); export with fixed cameras") from error
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise DataError(f"shapes cannot be inferred ({reason}); see `surround4d lint`, or export with fixed axes") from error
     shapes: dict[str, tuple[tuple[int, ...], int]] = {}
     for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
         tensor = value.type.tensor_type
@@ -199,7 +200,11 @@ def roofline(
         raise ConfigError(f"cameras: expected one or more, got {cameras}; correct the number")
     table_of_devices = read_devices(devices)
     chosen = {name: device_of(name, table_of_devices) for name in device}
-    costs = node_costs(read_onnx(file), cameras)
+    model = read_onnx(file)
+    try:
+        costs = node_costs(model, cameras)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
     console = Console(highlight=False)
     gflops, megabytes = sum(c.flops for c in costs) / 1e9, sum(c.bytes for c in costs) / 1e6
     console.print(f"{file}: {len(costs)} nodes, {gflops:.2f} GFLOP, {megabytes:.0f} MB moved, {cameras} cameras (ESTIMATE, not measured)")

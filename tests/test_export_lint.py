@@ -162,6 +162,12 @@ PLANTED = {
         "onnxruntime",
         "session",
     ),
+    "nothing comes out": (model_of([helper.make_node("Relu", ["x"], ["y"])], [ROW], []), TENSORRT_10, "no_output"),
+    "nobody makes what is read": (
+        model_of([helper.make_node("Add", ["x", "nowhere"], ["y"])], [ROW], [("y", F, [1, 8])]),
+        TENSORRT_11,
+        "unmade_input",
+    ),
     "unknown operator": (one("Frobnicate", [ROW], [("y", F, [1, 8])]), "onnxruntime", "session"),
 }
 
@@ -219,6 +225,33 @@ def clean_model(opset=18):
 def test_a_clean_graph_is_clean():
     assert lint(clean_model()) == []
     assert lint(clean_model(17), TARGETS) == []
+
+
+def test_a_branch_reads_what_lies_outside_and_a_loop_its_own_inputs():
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["b"])], "branch", [], [helper.make_tensor_value_info("b", F, [1, 8])])
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    carried = [("i", I64, []), ("go", TensorProto.BOOL, []), ("v", F, [1, 8])]
+    body = helper.make_graph(
+        [helper.make_node("Add", ["v", "y"], ["w"]), helper.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [helper.make_tensor_value_info(*value) for value in carried],
+        [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("w", F, [1, 8])],
+    )
+    loop = helper.make_node("Loop", ["n", "", "y"], ["z"], body=body)
+    model = model_of([choice, loop], [ROW, ("c", TensorProto.BOOL, [])], [("z", F, [1, 8])], {"n": np.array(3)})
+    assert {finding.rule for finding in lint(model, (TENSORRT_10, "onnxruntime"))} == {"at_a_price"}
+
+
+def test_files_without_their_weights_are_told_whole(tmp_path):
+    weights = numpy_helper.from_array(np.ones((64, 8), np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = model_of(nodes, [("x", F, [1, 64])], [("y", F, [1, 8])], {"w": numpy_helper.to_array(weights)})
+    path = tmp_path / "outside.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="outside.data", size_threshold=0)
+    assert lint_file(path) == 0
+    (tmp_path / "outside.data").unlink()
+    with pytest.raises(DataError, match=r"not readable as ONNX .*outside\.data.*or bring the files that belong to it"):
+        lint_file(path)
 
 
 def test_findings_that_say_the_same_are_one_line():
