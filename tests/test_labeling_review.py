@@ -12,7 +12,7 @@ import pytest
 from labeling.clip_labels import label_clip
 from labeling.review.command import Export, Import, export_queue, import_corrections
 from labeling.review.corrections import import_package
-from labeling.review.cuboids import pcd_bytes
+from labeling.review.cuboids import SUBSET, pcd_bytes, write_cuboids
 from labeling.review.queue import clip_entries, ranked_queue, share_unseen
 from labeling.settings import LabelSettings
 from scenes.boxes import Boxes
@@ -306,6 +306,13 @@ def test_what_is_packed_is_what_cvat_reads(package):
     queue = json.loads((package / "queue.json").read_text())["tracks"]
     assert [row["why"] for row in queue] == ["ranked", "ranked"]
     assert {label["name"] for label in json.loads((package / "labels.json").read_text())} >= {"car", "pedestrian"}
+
+
+def test_frames_have_their_names_and_their_places_in_the_task(tmp_path):
+    write_cuboids(tmp_path / "a.zip", [], [3, 7])
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        items = json.loads(archive.read(SUBSET))["items"]
+    assert [(item["id"], item["attr"]["frame"]) for item in items] == [("000003", 0), ("000007", 1)]
 
 
 def test_a_pcd_holds_the_points_by_hand():

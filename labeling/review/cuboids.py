@@ -54,9 +54,9 @@ def write_cuboids(path: Path, cuboids: list[Cuboid], frames: list[int]) -> None:
     """The annotations of a 3D task as a zip that CVAT's "Upload annotations" takes as Datumaro 3D 1.0."""
     labels = [{"name": name, "parent": "", "attributes": []} for name in CLASS_NAMES]
     items = []
-    for frame in frames:
+    for place, frame in enumerate(frames):  # CVAT knows a frame by its name, and failing that by its place in the task
         here = [_annotation(index, cuboid) for index, cuboid in enumerate(c for c in cuboids if c.frame == frame)]
-        items.append({"id": frame_name(frame), "annotations": here, "attr": {"frame": frame}, "point_cloud": {"path": ""}})
+        items.append({"id": frame_name(frame), "annotations": here, "attr": {"frame": place}, "point_cloud": {"path": ""}})
     content = {
         "info": {},
         "categories": {"label": {"labels": labels, "attributes": [TRACK_ATTRIBUTE, VERDICT_ATTRIBUTE, WHY_ATTRIBUTE]}},
