@@ -6,7 +6,7 @@ adds a device with one line or a JSON file of the same fields.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from export.lint import read_onnx
 from export.lint_graph import attribute
+from scenes.atomic import write_json
 from scenes.errors import ConfigError, DataError
 
 TERA, GIGA = 1e12, 1e9
@@ -186,6 +187,7 @@ def roofline(
     cameras: int = 8,
     devices: Path | None = None,
     top: int = 8,
+    json: Path | None = None,
 ) -> None:
     """Estimates the least time an ONNX graph needs on named devices, from its FLOPs and bytes.
 
@@ -194,7 +196,8 @@ def roofline(
         device: Names from the table.
         cameras: What dynamic axes are set to.
         devices: JSON file with further devices.
-        top: How many of the most expensive nodes are listed.
+        top: How many of the most expensive nodes (on the first device) are listed.
+        json: File to write every node and the totals to.
     """
     if cameras < 1:
         raise ConfigError(f"cameras: expected one or more, got {cameras}; correct the number")
@@ -213,7 +216,27 @@ def roofline(
         table.add_row(name, f"{bound_ms(costs, entry):.2f}", entry.source)
     console.print(table)
     first = next(iter(chosen.values()))
-    nodes = Table("node", "operator", "GFLOP", "MB", f"ms on {next(iter(chosen))}")
-    for cost in sorted(costs, key=lambda c: -c.seconds(first))[:top]:
-        nodes.add_row(cost.node, cost.op_type, f"{cost.flops / 1e9:.3f}", f"{cost.bytes / 1e6:.2f}", f"{1e3 * cost.seconds(first):.3f}")
+    nodes = Table("node", "operator", "GFLOP", "MB", *(f"ms {name}" for name in chosen))
+    for cost in sorted(costs, key=lambda c: -c.seconds(first))[: max(top, 0)]:
+        bounds = (f"{1e3 * cost.seconds(entry):.3f}" for entry in chosen.values())
+        nodes.add_row(cost.node, cost.op_type, f"{cost.flops / 1e9:.3f}", f"{cost.bytes / 1e6:.2f}", *bounds)
     console.print(nodes)
+    if json is not None:
+        write_json(json, report(costs, chosen, cameras))
+
+
+def report(costs: list[NodeCost], devices: Mapping[str, Device], cameras: int) -> dict:
+    """Every node and the totals as JSON values, bounds in ms by device."""
+    nodes = [
+        {
+            "node": cost.node,
+            "operator": cost.op_type,
+            "flops": cost.flops,
+            "bytes": cost.bytes,
+            "bound_ms": {name: 1e3 * cost.seconds(entry) for name, entry in devices.items()},
+        }
+        for cost in costs
+    ]
+    bounds = {name: bound_ms(costs, entry) for name, entry in devices.items()}
+    total = {"flops": sum(c.flops for c in costs), "bytes": sum(c.bytes for c in costs), "bound_ms": bounds}
+    return {"estimate": True, "cameras": cameras, "devices": {k: asdict(v) for k, v in devices.items()}, "total": total, "nodes": nodes}

@@ -237,6 +237,19 @@ def test_devices_are_named_or_added(tmp_path):
         read_devices(added)
 
 
+def test_the_roofline_tells_every_node_on_every_device(graph, tmp_path, capsys):
+    onnx.save(graph[0], str(tmp_path / "car.onnx"))
+    roofline(tmp_path / "car.onnx", ("orin-nx", "h200"), cameras=5, top=1, json=tmp_path / "nodes.json")
+    printed = capsys.readouterr().out
+    assert "ESTIMATE" in printed and "orin-nx" in printed and "h200" in printed
+    told = json.loads((tmp_path / "nodes.json").read_text())
+    assert told["estimate"] and told["cameras"] == 5 and len(told["nodes"]) == len(graph[0].graph.node)
+    for name in ("orin-nx", "h200"):
+        assert told["total"]["bound_ms"][name] == pytest.approx(sum(node["bound_ms"][name] for node in told["nodes"]))
+    convolutions = [node["flops"] for node in told["nodes"] if node["operator"] == "Conv"]
+    assert convolutions == [2 * 5 * 8 * 16 * 32 * 3 * 9, 2 * 5 * 8 * 16 * 32 * 8 * 9]  # 8 channels of 16x32 from 3 and from 8, 3x3
+
+
 def test_what_only_picks_values_picks_integers_and_sizes_need_none():
     info = helper.make_tensor_value_info
     nodes = [
