@@ -53,9 +53,7 @@ class StepGraph(nn.Module):
         answers = {"boxes": found.box_BQ9, "scores": found.score_BQ, "velocities": found.box_BQ9[..., Box3D.VX : Box3D.VY + 1]}
         answers |= {"classes": _narrow(found.class_BQ), "ids": _narrow(found.id_BQ)}
         if output.occupancy_BOXYZ is not None:
-            highest, state = output.occupancy_BOXYZ.max(dim=1)
-            confidence = 1.0 / torch.exp(output.occupancy_BOXYZ - highest[:, None]).sum(dim=1)  # the softmax of the highest alone
-            answers |= {"occupancy": state.to(torch.int32), "occupancy_confidence": confidence}
+            answers |= _likeliest(output.occupancy_BOXYZ)
         if output.flow_B2XYZ is not None:
             answers["flow"] = output.flow_B2XYZ
         return answers | {name: _narrow(tensor) for name, tensor in sorted(output.extra.items())}
@@ -65,6 +63,16 @@ class StepGraph(nn.Module):
         """The same step with names: what the graph's outputs are called, and the next state."""
         output, next_state = self.model(step, state)
         return self._answers(output, next_state), next_state
+
+
+def _likeliest(logits_BOXYZ: Tensor) -> dict[str, Tensor]:
+    """Each voxel's likeliest state and the softmax of that alone, found in the order in which the head lays voxels down (z before x, y)."""
+    logits = logits_BOXYZ.permute(0, 1, 4, 2, 3)
+    highest, state = logits.max(dim=1)
+    shares = torch.exp(logits - highest[:, None]).flatten(2)
+    total = shares.new_ones(1, 1, shares.shape[1]) @ shares  # a sum, which runtimes are slow at over an axis that is not the last
+    confidence = 1.0 / total.reshape(highest.shape)
+    return {"occupancy": state.to(torch.int32).permute(0, 2, 3, 1), "occupancy_confidence": confidence.permute(0, 2, 3, 1)}
 
 
 def _narrow(tensor: Tensor) -> Tensor:

@@ -78,6 +78,10 @@ class BevGrid:
         shape = torch.tensor(self.shape, device=points_ego.device)
         return index, ((index >= 0) & (index < shape)).all(-1)
 
+    def pixels(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Fractional column (along y) and row (along x) in a (C, X, Y) map of ego points x, y in metres; cells' centres are whole."""
+        return (y - self.min_y_m) * (1.0 / self.cell_m) - 0.5, (x - self.min_x_m) * (1.0 / self.cell_m) - 0.5
+
     def normalised(self, points_ego: Tensor) -> Tensor:
         """`grid_sample` coordinates (..., 2) with align_corners=False of points (..., 2 or more) in a (C, X, Y) map.
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fusion.atlas import Atlas, best_views
 from fusion.grid import BevGrid
+from fusion.lenses import Planes
 from fusion.sampling import mix_pixels_often, pixel_rows, plane_corners, sample_plane
 
 
@@ -143,18 +144,18 @@ class SampledAttention(nn.Module):
             found = found + self._from_bev(tokens, points, around.bev, around)
         return self.out(found)
 
-    def _points_ego(self, tokens: Tensor, box: Tensor) -> Tensor:
-        """(B, Q, P, 3)."""
-        offset = self.offsets(tokens).float().reshape(*tokens.shape[:2], self.points, 3) * (box[:, :, None, 3:6] * 0.5)
-        cos, sin = torch.cos(box[..., 6])[..., None], torch.sin(box[..., 6])[..., None]
-        x = box[..., 0:1] + cos * offset[..., 0] - sin * offset[..., 1]
-        y = box[..., 1:2] + sin * offset[..., 0] + cos * offset[..., 1]
-        return torch.stack([x, y, box[..., 2:3] + offset[..., 2]], dim=-1)
+    def _points_ego(self, tokens: Tensor, box: Tensor) -> Planes:
+        """x, y and z (B, Q, P)."""
+        offset = self.offsets(tokens).float().reshape(*tokens.shape[:2], self.points, 3).unbind(-1)
+        cx, cy, cz, length, width, height, yaw = box[..., :7].split(1, dim=-1)
+        along, aside = offset[0] * (length * 0.5), offset[1] * (width * 0.5)
+        cos, sin = torch.cos(yaw), torch.sin(yaw)
+        return cx + cos * along - sin * aside, cy + sin * along + cos * aside, cz + offset[2] * (height * 0.5)
 
-    def _from_cameras(self, tokens: Tensor, points: Tensor, box: Tensor, atlas: Atlas) -> Tensor:
+    def _from_cameras(self, tokens: Tensor, points: Planes, box: Tensor, atlas: Atlas) -> Tensor:
         batch, queries = tokens.shape[:2]
         velocity = box[:, :, None, 7:9].expand(-1, -1, self.points, -1).reshape(batch, -1, 2)
-        views = best_views(points.reshape(batch, -1, 3).unbind(-1), atlas.lenses, velocity)
+        views = best_views([plane.flatten(1) for plane in points], atlas.lenses, velocity)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
         any_seen = seen.amax(-1)[..., None, None]  # B Q 1 1
         logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, self.points, self.levels)
@@ -163,16 +164,17 @@ class SampledAttention(nn.Module):
         found = self._values(atlas.mixed(views, weights), self.camera_value, any_seen)
         return found + self.seen(seen.mean(-1, keepdim=True).to(found.dtype))
 
-    def _from_bev(self, tokens: Tensor, points: Tensor, bev: Tensor, around: Surroundings) -> Tensor:
+    def _from_bev(self, tokens: Tensor, points: Planes, bev: Tensor, around: Surroundings) -> Tensor:
         batch, queries = tokens.shape[:2]
-        where = around.grid.normalised(points)  # B Q P 2
+        column, row = around.grid.pixels(points[0], points[1])  # B Q P
         weights = self.bev_weights(tokens).float().reshape(batch, queries, self.heads, self.points).softmax(-1)
         if around.atlas.sampler == "gather":
-            pixel, share = (value.transpose(1, 2) for value in plane_corners(where.flatten(1, 2), *bev.shape[2:]))  # B QP 4
+            pixel, share = plane_corners(column.flatten(1), row.flatten(1), *bev.shape[2:])  # B 4 QP
+            pixel, share = (value.transpose(1, 2).reshape(batch, queries, -1) for value in (pixel, share))
             weights = (weights[..., None] * share.reshape(batch, queries, 1, self.points, 4)).flatten(3)
-            mixed = mix_pixels_often(pixel_rows(bev), pixel.reshape(batch, queries, -1), weights)
+            mixed = mix_pixels_often(pixel_rows(bev), pixel, weights)
         else:
-            samples = sample_plane(bev, where, around.atlas.sampler).permute(0, 2, 3, 1)
+            samples = sample_plane(bev, column, row, around.atlas.sampler).permute(0, 2, 3, 1)
             mixed = weights.to(samples.dtype) @ samples
         return self._values(mixed, self.bev_value, mixed.new_ones(1, 1, 1, 1))
 

@@ -3,6 +3,7 @@
 Calibration is data at run time. Everything here is float32, also under autocast.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from fusion.interface import StepInput
 from scenes.cameras import MIN_DEPTH_M
 
-Planes = tuple[Tensor, Tensor, Tensor]
+Planes = Sequence[Tensor]
 """x, y and z of points as tensors of their own, (B or 1, ...) and broadcastable: runtimes are slow on a last axis of three, and what
 only two axes decide is computed for those two."""
 

@@ -76,13 +76,13 @@ def warp_maps(
 ) -> tuple[Tensor, Tensor]:
     """Past maps (B, M, C, X, Y) seen from the present ego frame, and (B, M, 2, X, Y): where they are known, and their age there."""
     batch, maps, channels = state.bev_BMCXY.shape[:3]
-    matrix = prev_from_ego_B44.float()[:, None, None]
+    matrix = prev_from_ego_B44.float()[:, :, :, None, None]
     x, y = centers_XY2[..., 0], centers_XY2[..., 1]
-    moved = torch.stack([matrix[..., row, 0] * x + matrix[..., row, 1] * y + matrix[..., row, 3] for row in range(2)], dim=-1)
-    where = grid.normalised(moved)  # B X Y 2
-    flat = state.bev_BMCXY.flatten(1, 2)
-    warped = sample_plane(flat, where, sampler)
-    inside = (where.abs() < 1.0).all(-1).float()
+    moved_x, moved_y = (matrix[:, row, 0] * x + matrix[:, row, 1] * y + matrix[:, row, 3] for row in (0, 1))
+    column, row = grid.pixels(moved_x, moved_y)  # B X Y
+    warped = sample_plane(state.bev_BMCXY.flatten(1, 2), column, row, sampler)
+    half_x, half_y = grid.cells_x / 2, grid.cells_y / 2
+    inside = (((row - (half_x - 0.5)).abs() < half_x) & ((column - (half_y - 0.5)).abs() < half_y)).float()
     age = state.bev_age_BM + dt_B.float()[:, None]
     known = (state.bev_age_BM >= 0).float()[..., None, None] * inside[:, None]
     warped = warped.reshape(batch, maps, channels, *grid.shape) * known[:, :, None].to(warped.dtype)

@@ -47,16 +47,16 @@ def piece_size(points: int, values: int, of: int = 1) -> int:
     return -(-points // (pieces * of)) * of
 
 
-def plane_corners(where_BP2: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """The four pixels around each position (column, row in [-1, 1] of a map of at least 2 x 2 pixels), and their bilinear shares.
+def plane_corners(column_BP: Tensor, row_BP: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The four pixels around each position, which is counted in pixels of a map of at least 2 x 2, and their bilinear shares.
 
     Both (B, 4, P): int32 counted through clips, rows and columns, and float32; a pixel outside the map has no share.
     """
-    left, right_of = _two_around((where_BP2[..., 0] + 1) * (columns / 2) - 0.5, columns)
-    top, low_of = _two_around((where_BP2[..., 1] + 1) * (rows / 2) - 0.5, rows)
+    left, right_of = _two_around(column_BP, columns)
+    top, low_of = _two_around(row_BP, rows)
     first = (top * columns + left)[:, None]
-    if len(where_BP2) > 1:
-        first = first + torch.arange(len(where_BP2), device=first.device, dtype=torch.int32)[:, None, None] * (rows * columns)
+    if len(column_BP) > 1:
+        first = first + torch.arange(len(column_BP), device=first.device, dtype=torch.int32)[:, None, None] * (rows * columns)
     return first + four_pixels([(rows, columns)], first.device)[0], four_shares(right_of, low_of, dim=1)
 
 
@@ -78,13 +78,17 @@ def four_shares(across: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor], dim:
     return torch.stack([y * x for y in down for x in across], dim=dim)
 
 
-def sample_plane(maps: Tensor, where_BXY2: Tensor, sampler: str) -> Tensor:
-    """Bilinear samples (B, C, X, Y) of maps (B, C, H, W) at (column, row) in [-1, 1] of the whole map; zeros outside it.
+def sample_plane(maps: Tensor, column_BXY: Tensor, row_BXY: Tensor, sampler: str) -> Tensor:
+    """Bilinear samples (B, C, X, Y) of maps (B, C, H, W) at positions counted in their pixels; zeros outside the maps.
 
     By `grid_sample`, or with the sampler "gather" the same numbers without it.
     """
+    rows, columns = maps.shape[2:]
     if sampler != "gather":
-        return functional.grid_sample(maps, where_BXY2.to(maps.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
-    pixel, weight = plane_corners(where_BXY2.flatten(1, 2), *maps.shape[2:])
-    mixed = mix_pixels(pixel_rows(maps), pixel.transpose(1, 2), weight.transpose(1, 2))
-    return mixed.transpose(1, 2).reshape(len(maps), -1, *where_BXY2.shape[1:3])
+        where = torch.stack([(column_BXY + 0.5) * (2.0 / columns) - 1.0, (row_BXY + 0.5) * (2.0 / rows) - 1.0], dim=-1)
+        return functional.grid_sample(maps, where.to(maps.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+    pixel, share = plane_corners(column_BXY.flatten(1), row_BXY.flatten(1), rows, columns)
+    fetched, shares = pixel_rows(maps), share.transpose(1, 2).to(maps.dtype)  # four long sums: a product for every pixel would be too small
+    four = [fetched.index_select(0, pixel[:, k].flatten()).unflatten(0, pixel[:, k].shape) * shares[..., k : k + 1] for k in range(4)]
+    mixed = (four[0] + four[1]) + (four[2] + four[3])
+    return mixed.transpose(1, 2).reshape(len(maps), -1, *column_BXY.shape[1:])

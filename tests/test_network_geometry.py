@@ -124,12 +124,13 @@ def test_gather_samples_equal_grid_samples_and_stay_in_their_own_strip():
 
 def test_a_plane_is_sampled_alike_without_grid_sample_and_is_zero_outside():
     torch.manual_seed(0)
-    maps, where = torch.randn(2, 3, 5, 7), torch.rand(2, 6, 4, 2) * 3 - 1.5
-    sampled, gathered = (sample_plane(maps, where, sampler) for sampler in ("gridsample", "gather"))
+    maps, column, row = torch.randn(2, 3, 5, 7), torch.rand(2, 6, 4) * 10 - 2, torch.rand(2, 6, 4) * 8 - 2
+    sampled, gathered = (sample_plane(maps, column, row, sampler) for sampler in ("gridsample", "gather"))
     assert (sampled - gathered).abs().max() < 1e-5
-    middle = torch.tensor([(2 * 3 + 1) / 7 - 1, (2 * 1 + 1) / 5 - 1]).expand(2, 1, 1, 2)  # the centre of column 3, row 1
-    assert torch.allclose(sample_plane(maps, middle, "gather")[:, :, 0, 0], maps[:, :, 1, 3], atol=1e-5)
-    assert sample_plane(maps, middle + 9.0, "gather").abs().max() == 0.0
+    middle = torch.full((2, 1, 1), 3.0), torch.full((2, 1, 1), 1.0)
+    for sampler in ("gridsample", "gather"):
+        assert torch.allclose(sample_plane(maps, *middle, sampler)[:, :, 0, 0], maps[:, :, 1, 3], atol=1e-5)
+    assert sample_plane(maps, middle[0] + 30.0, middle[1], "gather").abs().max() == 0.0
 
 
 def test_mixing_in_pieces_is_mixing_at_once(monkeypatch):
@@ -187,6 +188,8 @@ def test_grid_indices_and_centres_agree():
     assert inside.all()
     assert (index == torch.stack(torch.meshgrid(torch.arange(80), torch.arange(80), indexing="ij"), -1)).all()
     assert not grid.index_of(torch.tensor([40.1, 0.0]))[1]
+    column, row = grid.pixels(torch.tensor(-39.5), torch.tensor(-37.0))  # first row; half a cell beyond the third column's centre
+    assert (column.item(), row.item()) == (2.5, 0.0)
 
 
 def test_a_resting_blob_stays_at_its_place_in_the_world_while_the_ego_moves_and_turns():
