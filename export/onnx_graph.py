@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from export.manifest import MANIFEST_KEY, MIN_DYNAMIC_CAMERAS, Manifest, StateSpec, TensorSpec
 from export.meanings import ANSWER_MEANINGS, CONVENTIONS, STATE_MEANINGS, STEP_MEANINGS, InputMeaning, preprocessing
+from export.quicken import quicken
 from export.simplify import merge_batch_norms, name_outputs, tidy
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
@@ -158,6 +159,7 @@ def trace(model: nn.Module, config: ModelConfig, num_cameras: int | None, opset:
         name_outputs(program.model, output_names)
     proto = program.model_proto
     merge_batch_norms(proto)
+    quicken(proto)
     written = ([value.name for value in proto.graph.input], [value.name for value in proto.graph.output])
     if written != (input_names, output_names):
         raise ConfigError(f"export: asked for tensors {input_names} and {output_names}, torch wrote {written}; mend the network's outputs")
