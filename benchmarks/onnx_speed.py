@@ -4,16 +4,20 @@
     python -m benchmarks.onnx_speed random:edge      # exports fp32 and int8-cpu itself; every convolution in int8, accuracy not asked
     python -m benchmarks.onnx_speed random:edge --out FOLDER --rounds 0      # only that; then --files FOLDER/fp32.onnx FOLDER/int8-cpu.onnx
 
-Torch runs as `surround4d eval` runs it: eager, with the sampler that is fastest on a processor. Every round runs each contestant once on
-the same step of eight cameras, so that a busy machine is unfair to none. Memory is the largest resident size of a process of its own that
-opens one file and runs twenty steps. A second table times the encoder and the fusion part of the files alone.
+Torch runs as `surround4d eval` runs it: eager, with the sampler that is fastest on a processor. Every contestant lives in a process of
+its own, because threads of a runtime go on spinning for a while after a step and would take the cores from the next contestant; between
+two turns all of them sleep. Every round each contestant is called once on the same step of eight cameras, so that a busy machine is
+unfair to none: it runs one step that is not counted, which wakes its threads and fills the caches, and STEPS_A_TURN that are. Memory is
+the largest resident size of a process of its own that opens one file and runs twenty steps. A second table times the encoder and the
+fusion part of the files alone.
 """
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -34,6 +38,12 @@ from export.split import split_graph
 from export.synthetic import synthetic_steps
 from export.verify import step_input
 from scenes.rigs import default_rig
+
+STEPS_A_TURN = 3
+SETTLE_S = 0.05
+"""Before a turn: the threads of the contestant before have gone to sleep by then."""
+TORCH = "torch eager"
+CONTESTANT = "--contestant"
 
 MEMORY_CODE = """
 import sys
@@ -62,13 +72,12 @@ def speed(
     Args:
         checkpoint: The network the files were exported from.
         files: Exported graphs, the fp32 one first; default: fp32 and int8-cpu, exported now.
-        rounds: Timed steps of each; 0 times nothing.
+        rounds: Turns of each; 0 times nothing.
         threads: Threads of torch and of onnxruntime.
         cpu_time: On a machine that others use too: processor time of the process instead of the clock's; give --threads 1.
         spin: Whether onnxruntime's threads wait without sleeping between operators, as they do by default.
         out: Folder that keeps the files exported now.
     """
-    clock = time.process_time if cpu_time else time.perf_counter
     torch.set_num_threads(threads)
     network = load_network(checkpoint, None, "gather")
     with TemporaryDirectory() as folder:
@@ -78,15 +87,15 @@ def speed(
         if not rounds:
             return
         inputs = list(synthetic_steps(default_rig(*network.config.input_hw), network.config, 2))[1]
-        contestants: dict[str, Callable[[], object]] = {"torch eager": torch_step(network, inputs)}
-        contestants |= {path.name: file_step(path, inputs, threads, spin) for path in paths}
-        seconds = take_turns(contestants, rounds, clock)
-        np.savez(Path(folder) / "step.npz", **inputs)  # type: ignore[arg-type]
-        print_table(seconds, {path.name: path for path in paths}, Path(folder) / "step.npz")
-        halves: dict[str, Callable[[], object]] = {}
+        step = Path(folder) / "step.npz"
+        np.savez(step, **inputs)  # type: ignore[arg-type]
+        how = Contest(step, threads, cpu_time, spin)
+        seconds = take_turns({TORCH: how.torch(checkpoint)} | {path.name: how.whole(path) for path in paths}, rounds)
+        print_table(seconds, {path.name: path for path in paths}, step)
+        halves: dict[str, list[str]] = {}
         for path in paths:
-            halves |= part_steps(path, inputs, threads, Path(folder), spin)
-        print_parts(take_turns(halves, rounds, clock), [path.name for path in paths])
+            halves |= how.parts(path, Path(folder))
+        print_parts(take_turns(halves, rounds), [path.name for path in paths])
 
 
 def exported(network: LoadedNetwork, folder: Path) -> list[Path]:
@@ -102,51 +111,108 @@ def exported(network: LoadedNetwork, folder: Path) -> list[Path]:
     return [plain, small]
 
 
-def torch_step(network: LoadedNetwork, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
+@dataclass(frozen=True)
+class Contest:
+    """How everything is run; its methods give the arguments of a contestant's process."""
+
+    step: Path
+    """The inputs of one step, a numpy archive."""
+    threads: int
+    cpu_time: bool
+    spin: bool
+
+    def torch(self, checkpoint: str) -> list[str]:
+        """The network in torch."""
+        return self._arguments("torch", checkpoint)
+
+    def whole(self, file: Path) -> list[str]:
+        """A whole graph."""
+        return self._arguments("whole", str(file))
+
+    def parts(self, file: Path, folder: Path) -> dict[str, list[str]]:
+        """Encoder and fusion part of a whole graph, by "name, part", written into `folder` with what the encoder hands on."""
+        files = {}
+        for part, proto in zip(("encoder", "fusion"), split_graph(onnx.load(str(file)), str(file)), strict=True):
+            files[part] = folder / f"{file.stem}.{part}.onnx"
+            files[part].write_bytes(proto.SerializeToString())
+        inputs = dict(np.load(self.step))
+        encoder, fusion = (OnnxNetwork(files[part], threads=self.threads, part=part) for part in ("encoder", "fusion"))
+        features, _ = encoder({spec.name: inputs[spec.name] for spec in encoder.step_inputs}, {})
+        known = {**inputs, **features}
+        for network in (encoder, fusion):
+            np.savez(network.path.with_suffix(".npz"), **{spec.name: known[spec.name] for spec in network.step_inputs})  # type: ignore[arg-type]
+        return {
+            f"{file.name}, {part}": replace(self, step=path.with_suffix(".npz"))._arguments(part, str(path)) for part, path in files.items()
+        }
+
+    def _arguments(self, kind: str, what: str) -> list[str]:
+        return [kind, what, str(self.step), json.dumps({"threads": self.threads, "cpu_time": self.cpu_time, "spin": self.spin})]
+
+
+def contestant(kind: str, what: str, step: str, settings: str) -> None:
+    """What runs in a process of its own: for every line read, one step that is not counted and as many as the line says that are."""
+    how = json.loads(settings)
+    clock = time.process_time if how["cpu_time"] else time.perf_counter
+    inputs = dict(np.load(step))
+    run = torch_step(what, inputs, how["threads"]) if kind == "torch" else file_step(what, kind, inputs, how["threads"], how["spin"])
+    for line in sys.stdin:
+        run()
+        seconds = []
+        for _ in range(int(line)):
+            start = clock()
+            run()
+            seconds.append(clock() - start)
+        print(json.dumps(seconds), flush=True)
+
+
+def torch_step(checkpoint: str, inputs: dict[str, np.ndarray], threads: int) -> Callable[[], object]:
     """One step of the network in torch."""
-    model, step = network.model, step_input(inputs)
+    torch.set_num_threads(threads)
+    model, step = load_network(checkpoint, None, "gather").model, step_input(inputs)
+    model.sampler = "auto"
     state = model.empty_state(1)
 
     def run() -> object:
-        model.sampler = "auto"
         with torch.inference_mode():
             return model.detections(*model(step, state))
 
     return run
 
 
-def file_step(path: Path, inputs: dict[str, np.ndarray], threads: int, spin: bool) -> Callable[[], object]:
-    """One step of a whole file."""
-    session = OnnxNetwork(path, threads=threads, spin=spin)
-    state = session.empty_state()
-    return lambda: session(inputs, state)
+def file_step(file: str, part: str, inputs: dict[str, np.ndarray], threads: int, spin: bool) -> Callable[[], object]:
+    """One step of a graph, or of a part of one."""
+    network = OnnxNetwork(file, threads=threads, part=part, spin=spin)
+    state = network.empty_state()
+    return lambda: network(inputs, state)
 
 
-def part_steps(path: Path, inputs: dict[str, np.ndarray], threads: int, folder: Path, spin: bool) -> dict[str, Callable[[], object]]:
-    """One step of the encoder and one of the fusion part, by "name, part"."""
-    parts = {}
-    for part, proto in zip(("encoder", "fusion"), split_graph(onnx.load(str(path)), str(path)), strict=True):
-        file = folder / f"{path.stem}.{part}.onnx"
-        file.write_bytes(proto.SerializeToString())
-        parts[part] = OnnxNetwork(file, threads=threads, part=part, spin=spin)
-    encoder, fusion = parts["encoder"], parts["fusion"]
-    pictures = {spec.name: inputs[spec.name] for spec in encoder.step_inputs}
-    features, _ = encoder(pictures, {})
-    rest = {spec.name: features[spec.name] if spec.name in features else inputs[spec.name] for spec in fusion.step_inputs}
-    state = fusion.empty_state()
-    return {f"{path.name}, encoder": lambda: encoder(pictures, {}), f"{path.name}, fusion": lambda: fusion(rest, state)}
-
-
-def take_turns(contestants: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of every round by name; two rounds of warming up are not counted."""
+def take_turns(contestants: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every counted step by name; one round of warming up is not counted."""
+    command = [sys.executable, "-m", "benchmarks.onnx_speed", CONTESTANT]
+    processes = {
+        name: subprocess.Popen([*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name, arguments in contestants.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 2):
-        for name, run in contestants.items():
-            start = clock()
-            run()
-            if number >= 2:
-                seconds[name].append(clock() - start)
+    try:
+        for number in range(rounds + 1):
+            for name, process in processes.items():
+                time.sleep(SETTLE_S)
+                seconds[name] += _turn(process, name) if number else _turn(process, name)[:0]
+    finally:
+        for process in processes.values():
+            process.communicate()
     return seconds
+
+
+def _turn(process: subprocess.Popen, name: str) -> list[float]:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{STEPS_A_TURN}\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise RuntimeError(f"{name}: its process ended; what it said is above")
+    return json.loads(answer)
 
 
 def print_table(seconds: dict[str, list[float]], files: dict[str, Path], step: Path) -> None:
@@ -158,7 +224,7 @@ def print_table(seconds: dict[str, list[float]], files: dict[str, Path], step: P
         ms = np.array(values) * 1e3
         size = f"{files[name].stat().st_size / 1e6:.1f}" if name in files else ""
         memory = f"{peak_memory_mb(files[name], step):.0f}" if name in files else ""
-        ratios = f"{p50['torch eager'] / p50[name]:.2f}", f"{p50[first] / p50[name]:.2f}"
+        ratios = f"{p50[TORCH] / p50[name]:.2f}", f"{p50[first] / p50[name]:.2f}"
         table.add_row(name, f"{ms.min():.1f}", f"{np.median(ms):.1f}", f"{np.percentile(ms, 90):.1f}", *ratios, size, memory)
     Console(highlight=False, width=140).print(table)
 
@@ -180,4 +246,7 @@ def peak_memory_mb(file: Path, step: Path) -> float:
 
 
 if __name__ == "__main__":
-    tyro.cli(speed)
+    if CONTESTANT in sys.argv[1:2]:
+        contestant(*sys.argv[2:])
+    else:
+        tyro.cli(speed)

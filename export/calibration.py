@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
+from export.mixing import mixes_of
 from export.precision import run_session, session_of
 
 RECTIFIERS = ("Relu", "Clip")
@@ -57,9 +58,10 @@ def watched_by(node: NodeProto, after: dict[str, NodeProto]) -> list[str]:
 
 
 def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, dict[str, Range]]:
-    """For every rule of `RULES` the range to represent of every tensor at a convolution, by name, over the steps."""
+    """For every rule of `RULES` the range to represent of every tensor at a convolution or in a mixing, by name, over the steps."""
     after = rectified(model.graph)
     names = list(dict.fromkeys(name for node in quantisable(model) for name in watched_by(node, after)))
+    names = list(dict.fromkeys([*names, *(name for mix in mixes_of(model.graph) for name in (mix.weights, mix.table))]))
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     known = {value.name for value in probe.graph.output}

@@ -35,6 +35,7 @@ CHEAP = {
     "Slice",
     "Split",
     "Squeeze",
+    "Sum",
     "Tanh",
     "Transpose",
     "Unsqueeze",

@@ -3,8 +3,9 @@
 Only Conv is quantised (FACTS: 0.8 % state error; everything: 18 %), weights symmetrically per output channel. Two styles differ in the
 activations. `SYMMETRIC` is what TensorRT wants: int8, zero point 0, pairs before the convolutions alone. `UNSIGNED` is what processors
 want: uint8 with a zero point, pairs behind the convolutions too, because onnxruntime runs a convolution in integers only if both its
-sides are; a Relu or Clip between a convolution and its pair is what the rounding does anyway and is left away; pictures enter as the
-bytes they are; what only picks values (nearest resizing, maxima) picks integers. Other operators keep their precision.
+sides are; a Relu or Clip beside a pair is what the rounding does anyway and is left away; pictures enter as the bytes they are; what only
+picks values (nearest resizing, maxima) picks integers; rows fetched from feature maps are fetched and mixed as bytes (`export.mixing`).
+Other operators keep their precision: matrix products of a few hundred tokens gain less than rounding their inputs costs.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,9 +17,10 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from export.calibration import RULES, Range, quantisable, rectified, watched_by
 from export.half import group_of, in_scope_of
+from export.mixing import mix_integers, mixes_of
 from export.pictures import bytes_into_convolution
 from export.precision import Lowering
-from export.simplify import drop_unread_constants
+from export.simplify import drop_unread_nodes
 
 WEIGHT_LEVELS = 127
 SMALLEST_SCALE = 1e-8
@@ -54,7 +56,10 @@ def int8_lowering(model: ModelProto, calibration: Mapping[str, Mapping[str, Rang
     for node in quantisable(model):
         for name in watched_by(node, rectified(model.graph)):
             owner.setdefault(name, group_of(node))
-    parts = list(dict.fromkeys(group_of(node) for node in quantisable(model)))
+    for mix in mixes_of(model.graph) if style.both_sides else []:
+        for name in (mix.weights, mix.table):
+            owner.setdefault(name, group_of(mix.product))
+    parts = list(dict.fromkeys(owner.values()))
 
     def convert(rules: Mapping[str, str]) -> ModelProto:
         ranges = {name: calibration[rules.get(part, RULES[0])][name] for name, part in owner.items()}
@@ -83,7 +88,11 @@ def to_int8(model: ModelProto, ranges: dict[str, Range], keep: Collection[str] =
     _round_activations(graph, chosen, ranges, style, set(entered))
     if style.both_sides:
         _stay_rounded(graph)
-    _drop_unread(graph)
+        mixes = [m for m in mixes_of(graph) if group_of(m.product) not in keep and m.table in ranges and ranges[m.weights].is_known]
+        mix_integers(graph, mixes, {name: style.parameters(ranges[name]) for mix in mixes for name in (mix.weights, mix.table)})
+        _drop_rectifiers(graph)
+        _enlarge_rows(result)
+    drop_unread_nodes(graph)
     return result
 
 
@@ -97,6 +106,22 @@ def _merge_rectifiers(graph: GraphProto, chosen: list[NodeProto]) -> None:
             continue
         conv.output[0] = node.output[0]
         graph.node.remove(node)
+
+
+def _drop_rectifiers(graph: GraphProto) -> None:
+    """Removes each Relu that only rounding reads whose smallest number is 0: it cuts off what the Relu does."""
+    zeros = {tensor.name for tensor in graph.initializer if tensor.name.endswith("_act_zero") and not numpy_helper.to_array(tensor).any()}
+    readers: dict[str, list[NodeProto]] = {value.name: [] for value in graph.output}
+    wanted = set(readers)
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for relu in [node for node in graph.node if node.op_type == "Relu" and node.output[0] not in wanted]:
+        after = readers[relu.output[0]]
+        if all(node.op_type == "QuantizeLinear" and node.input[2] in zeros for node in after):
+            for node in after:
+                node.input[0] = relu.input[0]
+            graph.node.remove(relu)
 
 
 def _starts_at_zero(clip: NodeProto, constants) -> bool:
@@ -169,6 +194,38 @@ def _stay_rounded(graph: GraphProto) -> None:
     graph.node.extend(nodes)
 
 
+def _enlarge_rows(model: ModelProto) -> None:
+    """Nearest resizing of integers repeats pixels, channels last, as onnxruntime's integer convolutions lay them: six times as fast."""
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        how = {a.name: a.s for a in node.attribute if a.type == a.STRING}
+        scales = constants.get(node.input[2]) if node.op_type == "Resize" and len(node.input) == 3 else None
+        plain = how.get("coordinate_transformation_mode") == b"asymmetric" and how.get("nearest_mode") == b"floor"
+        picked = node.op_type == "Resize" and _picks_values(node) and node.output[0].endswith("_picked") and plain
+        size = sizes.get(node.input[0], [])[2:]
+        if not picked or scales is None or len(size) != 2 or not all(size) or (scales[:2] != 1).any() or (scales != np.rint(scales)).any():
+            nodes.append(node)
+            continue
+        name, source = node.output[0], node.input[0]
+        nodes.append(helper.make_node("Transpose", [source], [f"{name}_last"], name=f"{node.name}_last", perm=[0, 2, 3, 1]))
+        for axis, length in zip((1, 2), size, strict=True):
+            index = np.repeat(np.arange(length), int(scales[axis + 1]))
+            graph.initializer.append(numpy_helper.from_array(index, f"{name}_pixels{axis}"))
+            before = nodes[-1].output[0]
+            nodes.append(
+                helper.make_node(
+                    "Gather", [before, f"{name}_pixels{axis}"], [f"{name}_by{axis}"], name=f"{node.name}_pixels{axis}", axis=axis
+                )
+            )
+        nodes.append(helper.make_node("Transpose", [nodes[-1].output[0]], [name], name=node.name, perm=[0, 3, 1, 2]))
+        in_scope_of(node, *nodes[-4:])
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def _round_weights(graph: GraphProto, node: NodeProto, weights, done: dict[str, str]) -> None:
     """A convolution's weights become int8 values and a DequantizeLinear per output channel."""
     name = node.input[1]
@@ -200,14 +257,3 @@ def _round_bias(graph: GraphProto, node: NodeProto, weights, in_scale: np.ndarra
     dequantise = helper.make_node("DequantizeLinear", list(arrays), [name], name=f"{name}_dequantise", axis=0)
     graph.node.insert(0, *in_scope_of(node, dequantise))
     node.input[2] = name
-
-
-def _drop_unread(graph: GraphProto) -> None:
-    """Removes nodes and constants that nothing reads any more."""
-    wanted = {value.name for value in graph.output}
-    for node in reversed(list(graph.node)):
-        if not wanted & set(node.output):
-            graph.node.remove(node)
-        else:
-            wanted |= set(node.input)
-    drop_unread_constants(graph)

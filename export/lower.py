@@ -11,17 +11,20 @@ from onnx import ModelProto
 from export.accuracy import clip_steps, measure_accuracy
 from export.calibration import calibrate
 from export.half import half_lowering
-from export.int8 import STYLES, int8_lowering
+from export.int8 import STYLES, UNSIGNED, int8_lowering
 from export.manifest import Manifest
 from export.networks import LoadedNetwork
 from export.onnx_graph import attach_manifest
 from export.precision import Lowering, PrecisionChoice, RecordedStep, choose_parts, dense_error, keep_worst, measured_parts, record_steps
 from export.runner import OnnxNetwork, initial_state
 from export.synthetic import synthetic_steps, verification_rigs
+from export.worthwhile import slower_parts
 from scenes.clips import Clip
 from scenes.errors import ConfigError
 
 PRECISIONS = ("fp32", "fp16", *STYLES)
+FOR_PROCESSORS = UNSIGNED.name
+"""The precision whose parts have to be faster on this machine as well."""
 CALIBRATION_STEPS, CALIBRATION_DRIVES = 24, 8
 
 
@@ -106,6 +109,15 @@ def lowered(
             choice.error = dense_error(result, steps)
     else:
         result, choice = choose_parts(lowering, steps, budget.part, budget.total, progress)
+    if precision == FOR_PROCESSORS:
+        slower = slower_parts(lowering, choice.rules, steps[-1].feed)
+        progress(f"no faster than in fp32, and therefore left in it: {', '.join(slower) or 'nothing'}")
+        told["fp32_because_faster"] = slower
+        for entry in choice.parts:
+            entry.kept |= entry.part in slower
+        if slower:
+            result = lowering.convert(choice.rules)
+            choice.error = dense_error(result, steps)
     verification = {**manifest.verification, "precision": told | _choice_json(choice)}
     return result, replace(manifest, precision=precision, verification=verification)
 

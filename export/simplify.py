@@ -87,6 +87,19 @@ def _merge(model: ModelProto, conv: NodeProto, norm: NodeProto, values: dict[str
     conv.output[0] = norm.output[0]
 
 
+def drop_unread_nodes(graph: GraphProto) -> None:
+    """Removes nodes and constants that nothing reads any more."""
+    wanted = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted |= set(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    drop_unread_constants(graph)
+
+
 def drop_unread_constants(graph: GraphProto) -> None:
     """Removes constants that no node reads, and notes on values that no node makes."""
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
