@@ -16,10 +16,10 @@ from training.checkpoints import SHIPPED, strip_checkpoint
 
 def make(
     out: Path = Path("out/nano"),
-    clips: int = 400,
+    clips: int = 600,
     seconds: float = 5.0,
     seed: int = 1,
-    steps: int = 6000,
+    steps: int = 8000,
     processes: int = 2,
     backbone: str = "imagenet",
     target: Path = SHIPPED / "nano.pt",

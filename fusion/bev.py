@@ -50,8 +50,8 @@ class DenseHead(nn.Module):
         nn.init.constant_(self.heat[-1].bias, HEAT_BIAS)  # type: ignore[arg-type]
         nn.init.normal_(self.box[-1].weight, std=0.01)  # type: ignore[arg-type]
         with torch.no_grad():
-            self.box[-1].bias.copy_(torch.tensor([0.0, 0, 0, 1.2, 0.5, 0.4, 0, 0.1, 0, 0]))  # type: ignore[operator]
+            self.box[-1].bias.copy_(torch.tensor([0.0, 0, 0, 1.2, 0.5, 0.4, 0, 0.1, 0, 0.1, 0, 0]))  # type: ignore[operator]
 
     def forward(self, bev: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, X, Y) to heatmap logits (B, K, X, Y) and codes (B, 10, X, Y), float32."""
+        """Features (B, C, X, Y) to heatmap logits (B, K, X, Y) and codes (B, 12, X, Y), float32."""
         return self.heat(bev).float(), self.box(bev).float()

@@ -92,6 +92,8 @@ class LayerOutput(_TensorStruct):
     """Metric boxes in the ego frame at the reference time."""
     quality_BQ: Tensor
     """Logit of the expected localisation quality."""
+    turn_BQ4: Tensor
+    """The heading as it was said: `CODE_AXIS` and `CODE_FACING` of `fusion.boxcode`, not normalised, before physics had a word."""
 
 
 @dataclass

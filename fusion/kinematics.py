@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.boxcode import CODE_COS, CODE_SIN, CODE_VELOCITY, CODE_XYZ
+from fusion.boxcode import CODE_FACING, CODE_VELOCITY, CODE_XYZ, decode_yaw
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
 DRIVING_MPS = 2.0
@@ -80,9 +80,7 @@ class Recollection(nn.Module):
 
 def facing_forward(code_BQR: Tensor, drives_BQ: Tensor) -> Tensor:
     """Box codes with the heading turned by half a turn where a driving thing (`drives_BQ` 1) would go backwards at speed."""
-    sin, cos = code_BQR[..., CODE_SIN : CODE_SIN + 1], code_BQR[..., CODE_COS : CODE_COS + 1]
-    velocity = code_BQR[..., CODE_VELOCITY].detach()
-    length = torch.sqrt(sin * sin + cos * cos + 1e-6).detach()
-    ahead_mps = (velocity[..., :1] * cos.detach() + velocity[..., 1:] * sin.detach()) / length
+    yaw, velocity = decode_yaw(code_BQR).detach(), code_BQR[..., CODE_VELOCITY].detach()
+    ahead_mps = velocity[..., :1] * torch.cos(yaw) + velocity[..., 1:] * torch.sin(yaw)
     sign = 1.0 - 2.0 * drives_BQ[..., None] * (ahead_mps < -DRIVING_MPS).to(code_BQR.dtype)
-    return torch.cat([code_BQR[..., :CODE_SIN], sin * sign, cos * sign, code_BQR[..., CODE_VELOCITY]], dim=-1)
+    return torch.cat([code_BQR[..., : CODE_FACING.start], code_BQR[..., CODE_FACING] * sign, code_BQR[..., CODE_VELOCITY]], dim=-1)

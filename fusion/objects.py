@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.boxcode import CODE_SIZE, decode_boxes, encode_boxes
+from fusion.boxcode import CODE_AXIS, CODE_FACING, CODE_SIZE, decode_boxes, encode_boxes
 from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.grid import BevGrid
@@ -163,7 +163,8 @@ class Decoder(nn.Module):
             queries = replace(queries, embedding_BQC=tokens, code_BQR=code, logits_BQK=logits)
             answer = recollect(tokens, code, queries.reference_BQ3, past)
             answer = facing_forward(answer, functional.embedding(logits.argmax(-1), self.drives_K[:, None])[..., 0])
-            outputs.append(LayerOutput(logits, decode_boxes(answer, queries.reference_BQ3), to_quality(tokens).float()[..., 0]))
+            box, turn = decode_boxes(answer, queries.reference_BQ3), code[..., CODE_AXIS.start : CODE_FACING.stop]
+            outputs.append(LayerOutput(logits, box, to_quality(tokens).float()[..., 0], turn))
         return queries, outputs
 
 

@@ -45,6 +45,8 @@ CENTRE_DISTANCES_M = (0.5, 1.0, 2.0)
 
 VEHICLE_CLASSES = ("car", "truck", "bus", "trailer", "construction_vehicle")
 TWO_WHEELERS = ("motorcycle", "bicycle")
+HEADLESS_CLASSES = ("traffic_cone", "barrier")
+"""Things whose front cannot be told from their rear."""
 
 
 def class_id_of(name: str, where: str) -> int:

@@ -55,7 +55,7 @@ class StandIn(nn.Module):
         box = torch.cat([raw[..., :3] + self.points, raw[..., 3:6].abs() + 0.1, raw[..., 6:]], dim=-1)
         logits = self.logits(token_BPC)
         voxels = self.voxels(token_BPC[:, :8]).transpose(1, 2).reshape(-1, 13, 2, 2, 2)
-        layers = [LayerOutput(logits, box, logits[..., 0])]
+        layers = [LayerOutput(logits, box, logits[..., 0], box[..., :4])]
         empty = logits.new_zeros(logits.shape[0], 1, 4, 4)
         output = StepOutput(
             layers, 0, empty, empty, voxels, voxels[:, :2], None, {"lane_points": box[:, :4, :2], "lane_types": logits[:, :4].argmax(-1)}

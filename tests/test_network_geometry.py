@@ -182,6 +182,15 @@ def test_box_codes_round_trip():
     assert torch.allclose(decode_boxes(encode_boxes(box, reference), reference), box, atol=1e-5)
 
 
+def test_the_front_is_the_end_that_facing_points_to_and_the_axis_that_of_the_doubled_angle():
+    code = torch.zeros(1, 12)
+    code[0, 6:10] = torch.tensor([np.sin(2 * 1.2), np.cos(2 * 1.2), np.sin(1.5), np.cos(1.5)])  # an axis at 1.2 rad, a front at about 1.5
+    code[0, 6:8] *= 0.3  # lengths do not matter
+    assert decode_boxes(code, torch.zeros(1, 3))[0, 6] == pytest.approx(1.2, abs=1e-6)
+    code[0, 8:10] *= -2.0
+    assert decode_boxes(code, torch.zeros(1, 3))[0, 6] == pytest.approx(1.2 - np.pi, abs=1e-6)
+
+
 def test_grid_indices_and_centres_agree():
     grid = BevGrid()
     index, inside = grid.index_of(grid.centers_ego())

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from fusion.boxcode import CODE_AXIS, CODE_FACING
 from fusion.config import ModelConfig
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput, StepOutput
-from scenes.boxes import Boxes
+from scenes.boxes import CLASS_NAMES, Boxes
 from scenes.layers import OCCUPANCY_UNKNOWN
 from training.losses import (
     dense_box_loss,
@@ -21,7 +22,7 @@ from training.losses import (
     query_losses,
     step_losses,
 )
-from training.matching import code_weights, match, matching_cost, track_bonus
+from training.matching import code_of, code_weights, match, matching_cost, track_bonus
 from training.recipes import LossConfig, nano
 from training.targets import FrameTargets, StepTargets
 
@@ -52,7 +53,8 @@ def layer_of(box: torch.Tensor, classes: list[int], sure: float = 6.0) -> LayerO
     for query, class_id in enumerate(classes):
         if class_id >= 0:
             logits[0, query, class_id] = sure
-    return LayerOutput(logits.requires_grad_(), box[None].clone().requires_grad_(), torch.zeros(1, len(box), requires_grad=True))
+    turn = code_of(box[None])[..., CODE_AXIS.start : CODE_FACING.stop].clone().requires_grad_()
+    return LayerOutput(logits.requires_grad_(), box[None].clone().requires_grad_(), torch.zeros(1, len(box), requires_grad=True), turn)
 
 
 def test_each_box_gets_its_query():
@@ -67,7 +69,7 @@ def test_no_targets_no_pairs():
     targets = make_targets([], [])
     layer = layer_of(torch.ones(3, 9), [-1, -1, -1])
     assert len(match(matching_cost(layer, targets, code_weights(0.5, 1, 1), 0.25), targets.valid_BM)) == 0
-    parts = query_losses(layer, targets, CONFIG, None)
+    parts = query_losses(layer, targets, CLASS_NAMES, CONFIG, None)
     assert parts["box"] == 0 and parts["quality"] == 0 and parts["class"] < 1e-3
     torch.stack(list(parts.values())).sum().backward()
     assert torch.isfinite(layer.logits_BQK.grad).all()
@@ -86,16 +88,50 @@ def test_a_remembered_object_keeps_its_track():
 
 def test_a_perfect_answer_costs_next_to_nothing():
     targets = make_targets([CAR, PERSON], [0, 5])
-    parts = query_losses(layer_of(torch.nan_to_num(targets.box_BM9[0]), [0, 5], 12.0), targets, CONFIG, None)
+    parts = query_losses(layer_of(torch.nan_to_num(targets.box_BM9[0]), [0, 5], 12.0), targets, CLASS_NAMES, CONFIG, None)
     assert parts["class"] < 1e-4 and parts["box"] < 1e-4
+    assert parts["facing"].item() == pytest.approx(CONFIG.facing * np.log(1 + np.exp(-3.0)), rel=1e-4)  # a unit vector is a logit of 3
+
+
+def turned_layer(turn_rad: float) -> LayerOutput:
+    """The car, its heading said wrong by `turn_rad`."""
+    box = torch.tensor([CAR])
+    box[0, 6] += turn_rad
+    return layer_of(box, [0], 12.0)
+
+
+def test_half_a_turn_costs_facing_alone_and_pulls_at_facing_alone():
+    layer = turned_layer(np.pi)
+    parts = query_losses(layer, make_targets([CAR], [0]), CLASS_NAMES, CONFIG, None)
+    assert parts["box"] < 1e-4
+    assert parts["facing"].item() == pytest.approx(CONFIG.facing * np.log(1 + np.exp(3.0)), rel=1e-4)
+    (parts["box"] + parts["facing"]).backward()
+    assert layer.turn_BQ4.grad is not None
+    pull = -layer.turn_BQ4.grad[0, 0, 2:]
+    assert torch.allclose(pull / pull.norm(), torch.tensor([np.sin(0.5), np.cos(0.5)]).float(), atol=1e-4)  # straight towards the truth
+
+
+@pytest.mark.parametrize("wrong_rad", [np.pi / 2, -np.pi / 2, 0.7, -2.0])
+def test_no_wrong_axis_is_a_resting_point(wrong_rad: float):
+    layer = turned_layer(wrong_rad)
+    query_losses(layer, make_targets([CAR], [0]), CLASS_NAMES, CONFIG, None)["box"].backward()
+    truth = torch.tensor([np.sin(1.0), np.cos(1.0)]).float()
+    assert layer.turn_BQ4.grad is not None
+    step = layer.turn_BQ4.detach()[0, 0, :2] - 0.1 * layer.turn_BQ4.grad[0, 0, :2].sign()
+    assert (step - truth).norm() < (layer.turn_BQ4.detach()[0, 0, :2] - truth).norm()
+
+
+def test_cones_have_no_front():
+    box = torch.tensor([CAR])
+    assert query_losses(layer_of(box, [8]), make_targets([CAR], [8]), CLASS_NAMES, CONFIG, None)["facing"] == 0
 
 
 def test_ignored_regions_and_unlabelled_frames_are_no_background():
     box = torch.tensor([CAR])
     wrong = layer_of(box, [0])
-    assert query_losses(wrong, make_targets([], []), CONFIG, None)["class"] > 1
-    assert query_losses(wrong, make_targets([], [], ignored=[CAR]), CONFIG, None)["class"] == 0
-    assert query_losses(wrong, make_targets([], [], labelled=False), CONFIG, None)["class"] == 0
+    assert query_losses(wrong, make_targets([], []), CLASS_NAMES, CONFIG, None)["class"] > 1
+    assert query_losses(wrong, make_targets([], [], ignored=[CAR]), CLASS_NAMES, CONFIG, None)["class"] == 0
+    assert query_losses(wrong, make_targets([], [], labelled=False), CLASS_NAMES, CONFIG, None)["class"] == 0
     points = torch.tensor([[[3.2, -1.4], [7.5, 5.0]]])
     assert inside_ignored(points, make_targets([], [], ignored=[CAR])).tolist() == [[True, False]]
 
@@ -111,11 +147,11 @@ def test_the_heatmap_peaks_at_the_centre_cell():
 
 def test_dense_boxes_are_read_at_the_cells():
     targets = make_targets([CAR, PERSON], [0, 5])
-    codes = torch.zeros(1, 10, 16, 16, requires_grad=True)
-    dense_box_loss(codes, targets, GRID, CONFIG).backward()
+    codes, model = torch.zeros(1, 12, 16, 16, requires_grad=True), replace(ModelConfig(), grid=GRID)
+    dense_box_loss(codes, targets, model, CONFIG).backward()
     touched = codes.grad[0].abs().sum(0) > 0
     assert touched.sum() == 18 and touched[11, 6] and touched[4, 13]
-    assert dense_box_loss(codes, make_targets([], []), GRID, CONFIG) == 0
+    assert dense_box_loss(codes, make_targets([], []), model, CONFIG) == 0
 
 
 def test_depth_lies_between_two_bins():
@@ -137,7 +173,7 @@ def test_an_empty_batch_has_a_finite_loss():
         [layer],
         0,
         torch.zeros(1, 10, 16, 16, requires_grad=True),
-        torch.zeros(1, 10, 16, 16, requires_grad=True),
+        torch.zeros(1, 12, 16, 16, requires_grad=True),
         torch.zeros(1, 13, 4, 4, 2, requires_grad=True),
         torch.zeros(1, 2, 4, 4, 2, requires_grad=True),
         torch.zeros(1, 1, 32, 4, 4, requires_grad=True),
@@ -159,6 +195,15 @@ def test_denoising_repeats_the_targets():
     assert queries.group_BM.tolist() == [[0, 0, 1, 1, 2, 2]]
     assert (queries.box_BM9[0, :, :3] - torch.nan_to_num(targets.box_BM9[0].repeat(3, 1))[:, :3]).abs().max() < 2.5
     assert draw_denoising(targets, replace(CONFIG, denoising=0.0), 10, torch.Generator()) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_denoising_queries_may_be_shown_the_wrong_way_round(share: float):
+    targets = make_targets([CAR], [0])
+    queries = draw_denoising(targets, replace(CONFIG, denoising_groups=8, denoising_turned=share), 10, torch.Generator().manual_seed(0))
+    assert queries is not None
+    off = torch.cos(queries.box_BM9[0, :, 6] - CAR[6])  # noise is at most half a radian
+    assert (off < -0.8).all() if share else (off > 0.8).all()
 
 
 def test_nonsense_settings_are_refused():

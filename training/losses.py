@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusion.boxcode import encode_boxes
+from fusion.boxcode import CODE_AXIS, CODE_FACING, encode_boxes
 from fusion.config import DepthConfig, ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput, StepInput, StepOutput
 from perception.depth import DepthBins
+from scenes.boxes import HEADLESS_CLASSES
 from scenes.layers import OCCUPANCY_CLASS_OFFSET, OCCUPANCY_OTHER, OCCUPANCY_STATES, OCCUPANCY_UNKNOWN
 from training.matching import FOCAL_ALPHA, FOCAL_GAMMA, Matches, code_of, code_weights, match, matching_cost, track_bonus
 from training.recipes import LossConfig
@@ -20,6 +21,8 @@ from training.targets import StepTargets
 
 QUALITY_SCALE_M = 1.5
 """A matched box is worth exp(-centre distance / this)."""
+FACING_SHARPNESS = 3.0
+"""The logit of "the front is at this end" is this often the facing's part along the true heading."""
 
 
 def step_losses(
@@ -32,14 +35,14 @@ def step_losses(
     denoising: DenoisingQueries | None = None,
 ) -> dict[str, Tensor]:
     """Weighted parts of the loss by name; their sum is what is minimised. Parts without targets are zero, never NaN."""
-    parts = dense_losses(output, targets, model.grid, config)
+    parts = dense_losses(output, targets, model, config)
     for number, layer in enumerate(output.layers):
         ordinary = layer if not output.num_denoising else layer.map(lambda t: t[:, : -output.num_denoising])
-        for name, value in query_losses(ordinary, targets, config, slot_track_BS).items():
+        for name, value in query_losses(ordinary, targets, model.class_names, config, slot_track_BS).items():
             parts[f"{name}{number}"] = value
         if output.num_denoising and denoising is not None:
             extra = layer.map(lambda t: t[:, -output.num_denoising :])
-            parts[f"denoising{number}"] = config.denoising * denoising_loss(extra, targets, denoising, config)
+            parts[f"denoising{number}"] = config.denoising * denoising_loss(extra, targets, denoising, model.class_names, config)
     if output.depth_BNDHW is not None:
         parts["depth"] = config.depth * depth_loss(output.depth_BNDHW, targets.depth_BNHW, inputs.alive_BN, model.depth)
     if output.occupancy_BOXYZ is not None:
@@ -49,14 +52,15 @@ def step_losses(
     return parts
 
 
-def dense_losses(output: StepOutput, targets: StepTargets, grid: BevGrid, config: LossConfig) -> dict[str, Tensor]:
+def dense_losses(output: StepOutput, targets: StepTargets, model: ModelConfig, config: LossConfig) -> dict[str, Tensor]:
     """Heatmap and the boxes at its peaks."""
+    grid = model.grid
     heat = heatmap_targets(targets, grid, output.heatmap_BKXY.shape[1])
     free = ~inside_ignored(grid.centers_ego(heat.device).reshape(1, -1, 2), targets).reshape(len(heat), 1, *grid.shape)
     weight = free * targets.labelled_B[:, None, None, None]
     return {
         "heatmap": config.heatmap * heatmap_loss(output.heatmap_BKXY.float(), heat, weight),
-        "dense_box": config.dense_box * dense_box_loss(output.dense_box_BRXY.float(), targets, grid, config),
+        "dense_box": config.dense_box * dense_box_loss(output.dense_box_BRXY.float(), targets, model, config),
     }
 
 
@@ -85,8 +89,9 @@ def heatmap_loss(logits: Tensor, heat: Tensor, weight: Tensor) -> Tensor:
     return -(gain.sum() + rest.sum()) / positive.sum().clamp(min=1.0)
 
 
-def dense_box_loss(code_BRXY: Tensor, targets: StepTargets, grid: BevGrid, config: LossConfig) -> Tensor:
-    """L1 of the codes at each true centre's cell and its eight neighbours (which count half)."""
+def dense_box_loss(code_BRXY: Tensor, targets: StepTargets, model: ModelConfig, config: LossConfig) -> Tensor:
+    """Loss of the codes at each true centre's cell and its eight neighbours (which count half)."""
+    grid = model.grid
     centre, inside = grid.index_of(targets.box_BM9)
     step = torch.tensor([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)], device=centre.device)
     cell = centre[:, :, None] + step  # B M 9 2
@@ -97,7 +102,29 @@ def dense_box_loss(code_BRXY: Tensor, targets: StepTargets, grid: BevGrid, confi
     reference = grid.references_ego(cell.device).reshape(-1, 3)[flat]
     truth = encode_boxes(targets.box_BM9.repeat_interleave(9, dim=1), reference)
     weight = good.float() * (1 - 0.5 * (step != 0).any(-1).float())
-    return _box_l1(codes, truth, config, weight.flatten(1)) / weight.sum().clamp(min=1.0)
+    classes = targets.class_BM.repeat_interleave(9, dim=1)
+    weight = weight.flatten(1)
+    box_part = _box_l1(codes, truth, config, weight) + config.facing * facing_loss(codes, truth, classes, model.class_names, weight)
+    return box_part / weight.sum().clamp(min=1.0)
+
+
+def facing_loss(code: Tensor, truth: Tensor, class_id: Tensor, class_names: tuple[str, ...], weight: Tensor) -> Tensor:
+    """Summed cross-entropy of which end of the box is the front, of codes (..., 12) with weights (...).
+
+    The logit is the said facing's part along the true heading, so there is no angle at which front and rear swap their names.
+    Things without a front (`HEADLESS_CLASSES`) count nothing.
+    """
+    headed = torch.tensor([float(name not in HEADLESS_CLASSES) for name in class_names], device=code.device)[class_id]
+    logit = FACING_SHARPNESS * (code[..., CODE_FACING] * truth[..., CODE_FACING]).sum(-1)
+    return (F.softplus(-logit) * weight * headed).sum()
+
+
+def said_code(layer: LayerOutput) -> Tensor:
+    """(B, Q, 12) codes of a layer's boxes about the ego origin, with the heading as it was said: normalised, its differences would
+    have resting points at wrong angles.
+    """
+    code = code_of(layer.box_BQ9)
+    return torch.cat([code[..., : CODE_AXIS.start], layer.turn_BQ4, code[..., CODE_FACING.stop :]], dim=-1)
 
 
 def _box_l1(code: Tensor, truth: Tensor, config: LossConfig, weight: Tensor | None = None) -> Tensor:
@@ -119,7 +146,9 @@ def inside_ignored(points_BP2: Tensor, targets: StepTargets, margin_m: float = 1
     return (hit & targets.ignore_valid_BI[:, :, None]).any(1)
 
 
-def query_losses(layer: LayerOutput, targets: StepTargets, config: LossConfig, slot_track_BS: Tensor | None) -> dict[str, Tensor]:
+def query_losses(
+    layer: LayerOutput, targets: StepTargets, class_names: tuple[str, ...], config: LossConfig, slot_track_BS: Tensor | None
+) -> dict[str, Tensor]:
     """Class, box and quality loss of one decoder layer's ordinary queries."""
     layer = layer.map(lambda tensor: tensor.float())
     weights = code_weights(config.velocity, config.size, config.heading, layer.box_BQ9.device)
@@ -128,13 +157,15 @@ def query_losses(layer: LayerOutput, targets: StepTargets, config: LossConfig, s
     pairs = match(cost, targets.valid_BM, bonus)
     free = ~inside_ignored(layer.box_BQ9[..., :2].detach(), targets) & (targets.labelled_B[:, None] > 0)
     truth = targets.box_BM9[pairs.clip_P, pairs.target_P]
-    found = layer.box_BQ9[pairs.clip_P, pairs.query_P]
+    found, code = layer.box_BQ9[pairs.clip_P, pairs.query_P], said_code(layer)[pairs.clip_P, pairs.query_P]
+    classes = targets.class_BM[pairs.clip_P, pairs.target_P]
     count = max(1, len(pairs))
     quality = torch.exp(-(found[:, :2].detach() - truth[:, :2]).norm(dim=-1) / QUALITY_SCALE_M)
     quality_loss = F.binary_cross_entropy_with_logits(layer.quality_BQ[pairs.clip_P, pairs.query_P], quality, reduction="sum")
     return {
         "class": config.classes * class_loss(layer.logits_BQK, pairs, targets, free) / count,
-        "box": config.box * _box_l1(code_of(found), code_of(truth), config) / count,
+        "box": config.box * _box_l1(code, code_of(truth), config) / count,
+        "facing": config.facing * facing_loss(code, code_of(truth), classes, class_names, torch.ones_like(quality)) / count,
         "quality": config.quality * quality_loss / count,
     }
 
@@ -156,16 +187,20 @@ def focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return alpha * (1 - p_truth) ** FOCAL_GAMMA * F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
 
 
-def denoising_loss(layer: LayerOutput, targets: StepTargets, denoising: DenoisingQueries, config: LossConfig) -> Tensor:
-    """Class and box loss of the denoising queries, each of which knows its true box (groups repeat the targets in order)."""
+def denoising_loss(
+    layer: LayerOutput, targets: StepTargets, denoising: DenoisingQueries, class_names: tuple[str, ...], config: LossConfig
+) -> Tensor:
+    """Class, box and facing loss of the denoising queries, each of which knows its true box (groups repeat the targets in order)."""
     groups = layer.box_BQ9.shape[1] // targets.box_BM9.shape[1]
     truth = targets.box_BM9.repeat(1, groups, 1)
     classes = targets.class_BM.repeat(1, groups)
     weight = denoising.mask_BM
     one_hot = F.one_hot(classes, layer.logits_BQK.shape[2]).float()
     class_part = (focal_loss(layer.logits_BQK.float(), one_hot) * weight[..., None]).sum()
-    box_part = _box_l1(code_of(layer.box_BQ9.float()), code_of(torch.where(weight[..., None] > 0, truth, 1.0)), config, weight)
-    return (config.classes * class_part + config.box * box_part) / weight.sum().clamp(min=1.0)
+    code, true_code = said_code(layer.map(lambda tensor: tensor.float())), code_of(torch.where(weight[..., None] > 0, truth, 1.0))
+    box_part = config.box * _box_l1(code, true_code, config, weight)
+    box_part = box_part + config.facing * facing_loss(code, true_code, classes, class_names, weight)
+    return (config.classes * class_part + box_part) / weight.sum().clamp(min=1.0)
 
 
 def draw_denoising(targets: StepTargets, config: LossConfig, num_classes: int, generator: torch.Generator) -> DenoisingQueries | None:
@@ -179,7 +214,9 @@ def draw_denoising(targets: StepTargets, config: LossConfig, num_classes: int, g
     size = box[..., 3:6]
     center = box[..., :3] + noise[..., :3] * config.denoising_shift * size.clamp(min=1.0)
     log_noise = torch.exp(0.3 * noise[..., 3:6])
-    noised = torch.cat([center, size * log_noise, box[..., 6:7] + 0.5 * noise[..., 6:7], box[..., 7:] + 2.0 * noise[..., 7:]], dim=-1)
+    turned = torch.pi * (torch.rand(classes.shape, generator=generator) < config.denoising_turned)[..., None]
+    yaw = box[..., 6:7] + 0.5 * noise[..., 6:7] + turned
+    noised = torch.cat([center, size * log_noise, yaw, box[..., 7:] + 2.0 * noise[..., 7:]], dim=-1)
     wrong = torch.rand(classes.shape, generator=generator) < config.denoising_class
     shown = torch.where(wrong, torch.randint(num_classes, classes.shape, generator=generator), classes)
     plain = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])

@@ -28,17 +28,17 @@ class Matches:
 
 
 def code_of(box: Tensor) -> Tensor:
-    """Codes (..., 10) of boxes (..., 9) about the ego origin: what box losses and costs compare."""
+    """Codes (..., 12) of boxes (..., 9) about the ego origin: what box losses and costs compare."""
     return encode_boxes(box, torch.zeros_like(box[..., :3]))
 
 
 def code_weights(velocity: float, size: float, heading: float, device: torch.device | str = "cpu") -> Tensor:
-    """(10,) weights of a box code's numbers in losses and costs."""
-    return torch.tensor([1.0, 1.0, 1.0, size, size, size, heading, heading, velocity, velocity], device=device)
+    """(12,) weights of a box code's numbers in losses and costs; which end is the front counts in a loss of its own and in no cost."""
+    return torch.tensor([1.0, 1.0, 1.0, size, size, size, heading, heading, 0.0, 0.0, velocity, velocity], device=device)
 
 
 @torch.no_grad()
-def matching_cost(layer: LayerOutput, targets: StepTargets, weight_10: Tensor, box_weight: float, class_weight: float = 2.0) -> Tensor:
+def matching_cost(layer: LayerOutput, targets: StepTargets, weight_12: Tensor, box_weight: float, class_weight: float = 2.0) -> Tensor:
     """(B, Q, M) focal class cost plus weighted L1 of box codes, as in DETR3D; an unknown velocity costs nothing."""
     probability = layer.logits_BQK.float().sigmoid()
     positive = FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * -(probability + 1e-8).log()
@@ -46,7 +46,7 @@ def matching_cost(layer: LayerOutput, targets: StepTargets, weight_10: Tensor, b
     classes_BQM = targets.class_BM[:, None].expand(-1, probability.shape[1], -1)
     cost = class_weight * (positive - negative).gather(2, classes_BQM)
     difference = (code_of(layer.box_BQ9.float())[:, :, None] - code_of(targets.box_BM9)[:, None]).abs()
-    return cost + box_weight * (torch.nan_to_num(difference, nan=0.0) * weight_10).sum(-1)
+    return cost + box_weight * (torch.nan_to_num(difference, nan=0.0) * weight_12).sum(-1)
 
 
 @torch.no_grad()

@@ -118,19 +118,43 @@ class LossConfig:
     size: float = 1.0
     """Weight of the three log-size codes within box losses."""
     heading: float = 1.0
-    """Weight of sine and cosine within box losses."""
+    """Weight of the box's axis (sine and cosine of the doubled yaw) within box losses."""
+    facing: float = 0.5
+    """Which end of the box is the front, cross-entropy, every layer and the dense head."""
     denoising_groups: int = 2
     """Noised copies of each true box."""
     denoising_shift: float = 0.5
     """Centre noise as a share of the box's size, at most."""
     denoising_class: float = 0.2
     """Probability that a denoising query is shown a wrong class."""
+    denoising_turned: float = 0.3
+    """Probability that a denoising query is shown the wrong way round."""
     track_bonus: float = 2.0
     """How much cheaper the match of a remembered object with its own track is."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             _require(value >= 0, f"loss.{name}", "a number of at least 0", value)
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How the carried memory is spoilt in training, so that a deployed network lives with a memory that is not perfect."""
+
+    forget: float = 0.1
+    """Probability that a remembered object is forgotten at a step: it must be found again, and a chance difference between two
+    memories must not last."""
+    place_m: float = 0.1
+    """Standard deviation of an error of each remembered centre, in x and y."""
+    velocity_mps: float = 0.2
+    """Standard deviation of an error of each remembered velocity component."""
+    embedding: float = 0.02
+    """Standard deviation of an error of each number of a remembered embedding (these are of the order of 1)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.forget < 1, "memory.forget", "a probability in [0, 1)", self.forget)
+        for name in ("place_m", "velocity_mps", "embedding"):
+            _require(getattr(self, name) >= 0, f"memory.{name}", "a number of at least 0", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -174,6 +198,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -182,9 +207,9 @@ def nano() -> TrainConfig:
     return TrainConfig(
         model=variants.nano(),
         data=DataConfig(batch=2),
-        optim=OptimConfig(lr=1e-3, steps=6000),
+        optim=OptimConfig(lr=1e-3, steps=8000),
         loss=LossConfig(velocity=0.3),
-        augment=AugmentConfig(yaw_rad=0.1, zoom=0.03),
+        augment=AugmentConfig(mirror=0.2, yaw_rad=0.1, zoom=0.03),
     )
 
 

@@ -27,6 +27,7 @@ from training.checkpoints import load_matching, read_checkpoint, save_checkpoint
 from training.dataset import StepBatch, StreamDataset, step_batches
 from training.losses import draw_denoising, step_losses
 from training.matching import tracks_of_slots
+from training.memory_noise import spoil_memory
 from training.recipes import TrainConfig, to_json
 from training.validation import validate
 
@@ -133,6 +134,8 @@ class Trainer:
         state = replace(self.state, valid_B=self.state.valid_B * keep_B)
         slots = torch.where(keep_B[:, None] > 0, self.slot_track_BS, -1)
         generator = torch.Generator().manual_seed(hash_seed(self.config.run.seed, batch.step, self.rank))
+        state, kept_BS = spoil_memory(state, self.config.memory, generator)
+        slots = torch.where(kept_BS, slots, -1)
         denoising = draw_denoising(targets, self.config.loss, len(self.config.model.class_names), generator)
         last = (batch.step + 1) % self.config.optim.accumulate == 0
         sync = nullcontext() if last or self.world_size == 1 else network.no_sync()  # type: ignore[operator]
