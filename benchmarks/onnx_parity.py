@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.parity_laps import growth, in_laps, lap_steps, lap_table
+from benchmarks.parity_laps import lap_steps, lap_verdict
 from export.accuracy import clip_steps
 from export.comparison import Comparison, Verification
 from export.lint import lint
@@ -76,7 +76,7 @@ def parity(
         seed: Of the simulated drive.
         rig: Numbers of cameras of the rigs that drive.
         graph: Graphs of the simulated drive, such as "gather, split"; default: two a rig, all four in total.
-        folder: Where graphs, simulated drive and unfinished work are kept and looked for (of the same checkpoint); default: nowhere.
+        folder: Where graphs, simulated drive and unfinished work are kept and looked for; default: nowhere.
         forgive_ties: After a step that ties decide, both sides of a simulated drive go on from torch's state.
         laps: The simulated drive is so many laps of drive / laps steps, there and back, step by step and then each side left to itself.
         minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
@@ -138,6 +138,7 @@ def long_drive(
     if laps and (laps < 3 or steps % laps):
         raise ConfigError(f"laps {laps}: expected three or more that divide the {steps} steps of the drive; correct --laps or --drive")
     reference = load_network(name, layers, "auto")
+    weights = weights_hash(reference.model)[:8]  # another network's unfinished work is not taken up
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
     for sampler in ("gridsample", "gather"):
         path = exported(load_network(name, layers, sampler), folder / f"{sampler}.onnx")
@@ -159,31 +160,15 @@ def long_drive(
         results = []
         for part, forgiven in parts:
             told = f"{part}-forgiven" if forgiven and not laps else part
-            work = Work(folder / f"{told}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}.pickle", names, rig)
+            what = f"{weights}_{told}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}"
+            work = Work(folder / f"{what}.pickle", names, rig)
             every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
             drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)
             if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until, forgiven):
                 return 2
             results.append([comparison.found for comparison in work.comparisons])
         found += list(zip(names, *results, strict=True))
-    return lap_verdict(found, laps) if laps else verdict(found)
-
-
-def lap_verdict(rows: list[tuple[str, Verification, Verification]], laps: int) -> int:
-    """Prints a table a way of driving; 0 if every step holds step by step and no later lap is a tenth above the first of its direction."""
-    good = True
-    for told, table in (("step by step", [row[:2] for row in rows]), ("each side left to itself", [(row[0], row[2]) for row in rows])):
-        CONSOLE.print(
-            f"{told}; median and 90 % of each step's largest relative error, lap by lap; growth: medians of later laps over the first"
-        )
-        CONSOLE.print(lap_table(table, laps))
-        for graph, found in table:
-            worst = {name: [step.get(name, 0.0) for step in found.errors] for name in found.error_by_tensor}
-            CONSOLE.print(f"{found.rigs[0]}, {graph}: " + ", ".join(f"{name} {in_laps(values, laps)}" for name, values in worst.items()))
-    for _, found, _ in rows:
-        ratios = growth(found.error_by_step, laps) + growth(found.dense_by_step, laps)
-        good &= found.max_error <= TOLERANCE and max(ratios) <= 1.1
-    return 0 if good else 1
+    return lap_verdict(found, laps, CONSOLE) if laps else verdict(found)
 
 
 class Work:

@@ -10,10 +10,12 @@ laps show the same pictures to the last bit, and even laps do; what they differ 
 from collections.abc import Iterator
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from export.accuracy import clip_steps
 from export.comparison import Verification
+from export.verify import TOLERANCE
 from scenes.clips import Clip
 
 Steps = Iterator[dict[str, np.ndarray]]
@@ -57,6 +59,11 @@ def growth(values: list[float], laps: int) -> list[float]:
     return [medians[lap] / max(medians[lap % 2], 1e-9) for lap in range(2, laps)]
 
 
+def mean_growth(drives: list[list[float]], laps: int) -> float:
+    """The geometric mean of all growths of some drives: chance makes as many laps better as worse, drift makes most of them worse."""
+    return float(np.exp(np.mean(np.log([ratio for values in drives for ratio in growth(values, laps)]))))
+
+
 def lap_table(rows: list[tuple[str, Verification]], laps: int) -> Table:
     """A line a rig and graph: median and 90 % of each step's largest error by laps, and how much the later laps are above the first."""
     table = Table("rig", "graph", "largest", "ties", "voxels, flow, dense memory", "growth", "all tensors", "growth")
@@ -69,3 +76,22 @@ def lap_table(rows: list[tuple[str, Verification]], laps: int) -> Table:
         )
         table.add_row(found.rigs[0], graph, f"{found.max_error:.1e}", ties, *cells)
     return table
+
+
+def lap_verdict(rows: list[tuple[str, Verification, Verification]], laps: int, console: Console) -> int:
+    """Prints a table a way of driving; 0 if every step holds step by step and no later lap is a tenth above the first of its direction."""
+    good = True
+    for told, table in (("step by step", [row[:2] for row in rows]), ("each side left to itself", [(row[0], row[2]) for row in rows])):
+        console.print(
+            f"{told}; median and 90 % of each step's largest relative error, lap by lap; growth: medians of later laps over the first"
+        )
+        console.print(lap_table(table, laps))
+        for graph, found in table:
+            worst = {name: [step.get(name, 0.0) for step in found.errors] for name in found.error_by_tensor}
+            console.print(f"{found.rigs[0]}, {graph}: " + ", ".join(f"{name} {in_laps(values, laps)}" for name, values in worst.items()))
+        means = [mean_growth([kind(found) for _, found in table], laps) for kind in (lambda v: v.dense_by_step, lambda v: v.error_by_step)]
+        console.print(f"{told}: growth, geometric mean of all: {means[0]:.2f} voxels, flow, dense memory; {means[1]:.2f} all tensors")
+    for _, found, _ in rows:
+        ratios = growth(found.error_by_step, laps) + growth(found.dense_by_step, laps)
+        good &= found.max_error <= TOLERANCE and max(ratios) <= 1.1
+    return 0 if good else 1
