@@ -70,7 +70,7 @@ def lap_table(rows: list[tuple[str, Verification]], laps: int) -> Table:
     for graph, found in rows:
         cells: list[str] = []
         for values in (found.dense_by_step, found.error_by_step):
-            cells += [in_laps(values, laps), ", ".join(f"{ratio:.2f}" for ratio in growth(values, laps))]
+            cells += [in_laps(values, laps), ", ".join(f"{ratio:.3g}" for ratio in growth(values, laps))]
         ties = ", ".join(
             str(sum(of_lap([step in found.tied_steps for step in range(len(found.errors))], lap, laps))) for lap in range(laps)
         )
@@ -87,10 +87,10 @@ def lap_verdict(rows: list[tuple[str, Verification, Verification]], laps: int, c
         )
         console.print(lap_table(table, laps))
         for graph, found in table:
-            worst = {name: [step.get(name, 0.0) for step in found.errors] for name in found.error_by_tensor}
+            worst = {name: [step.get(name, 0.0) for step in found.errors] for name, most in found.error_by_tensor.items() if most > 0}
             console.print(f"{found.rigs[0]}, {graph}: " + ", ".join(f"{name} {in_laps(values, laps)}" for name, values in worst.items()))
         means = [mean_growth([kind(found) for _, found in table], laps) for kind in (lambda v: v.dense_by_step, lambda v: v.error_by_step)]
-        console.print(f"{told}: growth, geometric mean of all: {means[0]:.2f} voxels, flow, dense memory; {means[1]:.2f} all tensors")
+        console.print(f"{told}: growth, geometric mean of all: {means[0]:.3g} voxels, flow, dense memory; {means[1]:.3g} all tensors")
     for _, found, _ in rows:
         ratios = growth(found.error_by_step, laps) + growth(found.dense_by_step, laps)
         good &= found.max_error <= TOLERANCE and max(ratios) <= 1.1

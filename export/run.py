@@ -98,7 +98,8 @@ def run_clip(
             console.print(f"{written}: {len(found.boxes_world)} frames, {sum(map(len, found.boxes_world.values()))} boxes")
         except SurroundError as error:
             failed += 1
-            print(f"surround4d run: {error}", file=sys.stderr)
+            named = str(path) in str(error)
+            print(f"surround4d run: {error}" if named else f"surround4d run: {path}: {error}", file=sys.stderr)
     if failed < len(paths):
         console.print(times.table())
     return 2 if failed else 0

@@ -94,7 +94,8 @@ class OnnxNetwork:
         manifest = Manifest.loads(text, str(self.path))
         if manifest.part != part:
             wanted, got = ("a whole graph" if p == "whole" else f"the {p} part of a split one" for p in (part, manifest.part))
-            raise DataError(f"{self.path}: expected {wanted}, got {got}; give the other file")
+            other = "the whole file, or both parts (surround4d run FUSION CLIP --encoder ENCODER)" if part == "whole" else "the other file"
+            raise DataError(f"{self.path}: expected {wanted}, got {got}; give {other}")
         for told, real in ((manifest.inputs, self.session.get_inputs()), (manifest.outputs, self.session.get_outputs())):
             _check_tensors(told, real, self.path)
         check_beside(self.path, manifest)
