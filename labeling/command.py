@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from labeling.job import JobReport, run_job, shard_of
 from labeling.job_report import COUNTS, html_report
@@ -108,7 +109,7 @@ def label(
     print_report(console, done)  # first: where the disk is full this is all that there will be
     write_json(report_path, done.to_json())
     page = html_report(done).save(report_path.with_suffix(".html"))
-    console.print(f"report: {report_path}, {page}", soft_wrap=True, highlight=False)
+    console.print(f"report: {report_path}, {page}", soft_wrap=True, highlight=False, markup=False)
     return 2 if done.failures else 0
 
 
@@ -121,7 +122,7 @@ def _label_kitti(root: Path | None, out: Path | None, workers: int) -> int:
         results = pool.map(label_kitti_sequence, [root] * len(names), names, [out] * len(names))
         for name, sentence in zip(names, results, strict=True):
             failures += sentence.startswith("failed")
-            console.print(f"{name}: {sentence}", soft_wrap=True, highlight=False)
+            console.print(f"{name}: {sentence}", soft_wrap=True, highlight=False, markup=False)
     return 2 if failures else 0
 
 
@@ -145,7 +146,7 @@ def print_report(console: Console, report: JobReport) -> None:
         counts = outcome.counts()
         spent = sum(stage.seconds for stage in outcome.stages if not stage.reused)
         cells = ["failed"] + [""] * (len(names) - 1) if outcome.failure else [f"{counts.get(name, 0):g}" for name in names]
-        table.add_row(Path(outcome.clip).name, *cells, f"{spent:.1f}")
+        table.add_row(Text(Path(outcome.clip).name), *cells, f"{spent:.1f}")
     totals = report.totals()
     if len(report.outcomes) > 1:
         table.add_row("all", *(f"{totals.get(name, 0):g}" for name in names), f"{totals['seconds']:.1f}", style="bold")

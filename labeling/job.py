@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from labeling.clip_labels import label_clip
 from labeling.executors import by_processes, by_ray, here
@@ -106,7 +107,7 @@ def run_job(clips: list[Path], settings: LabelSettings, workers: int, console: C
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[last]}"),
+        TextColumn("{task.fields[last]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task, failed = progress.add_task("label", total=len(clips), last=""), 0
@@ -115,7 +116,7 @@ def run_job(clips: list[Path], settings: LabelSettings, workers: int, console: C
             failed += bool(outcome.failure)
             progress.update(task, advance=1, last=f"{failed} failed   {clip.name}" if failed else clip.name)
             if outcome.failure:
-                progress.console.print(f"[red]failed[/red] {outcome.failure}", soft_wrap=True, highlight=False)
+                progress.console.print(Text.assemble(("failed ", "red"), outcome.failure), soft_wrap=True)
             for note in outcome.notes:
-                progress.console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True, highlight=False)
+                progress.console.print(Text.assemble(("note ", "yellow"), note), soft_wrap=True)
     return JobReport(settings.layer, [outcomes[clip] for clip in clips])

@@ -10,6 +10,7 @@ from labeling.tracks.association import REFUSED, assign
 from perception.augmentation import RigChange, SceneChange, change_boxes, change_geometry
 from scenes.boxes import VEHICLE_CLASSES, Box3D, Boxes, class_id_of
 from scenes.clips import Clip
+from scenes.errors import DataError
 from scenes.geometry import wrap_angle
 from scenes.layers import LabelLayer
 from scenes.packing import PackedFrame
@@ -32,7 +33,8 @@ def _loaded(path: Path, modified_ns: int, device: str):
 def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mirrored: bool = False) -> LabelLayer:
     """The network's boxes of every frame; with `both_ways` the clip is also streamed from its end, with `mirrored` also in a mirror.
 
-    All passes are fused.
+    All passes are fused. Pictures that cannot be read are left out, `meta["unreadable"]` counts them; a clip without any is refused with
+    `DataError`.
     """
     from training.checkpoints import resolve_checkpoint
 
@@ -40,6 +42,9 @@ def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mi
     model = _loaded(path, path.stat().st_mtime_ns, device)
     orders = [range(len(clip)), range(len(clip) - 1, -1, -1)] if both_ways and len(clip) > 1 else [range(len(clip))]
     passes = [_one_pass(model, clip, order, device, mirror) for mirror in ((False, True) if mirrored else (False,)) for order in orders]
+    pictures, unreadable = sum(view.alive for frame in clip.frames for view in frame.views.values()), passes[0].meta["unreadable"]
+    if unreadable == pictures:
+        raise DataError(f"{clip.path}: expected pictures to look at, got none of {pictures} that can be read; restore the images")
     while len(passes) > 1:
         passes = [fuse_layers(clip, a, b) for a, b in zip(passes[::2], passes[1::2], strict=True)]
     return passes[0]
@@ -52,14 +57,16 @@ def _one_pass(model, clip: Clip, order: range, device: str, mirror: bool) -> Lab
     from training.streaming import detected_boxes, stream_clip
 
     backwards = len(order) > 1 and order[0] > order[-1]
-    layer = LabelLayer(f"model@{model.config.name}")
-    for step in stream_clip(model, clip, order, device=device, change=mirror_frame if mirror else None):
+    layer, unreadable = LabelLayer(f"model@{model.config.name}"), 0
+    for step in stream_clip(model, clip, order, device=device, change=mirror_frame if mirror else None, strict=False):
+        unreadable += sum(view.alive for view in clip.frames[step.frame_index].views.values()) - int(step.inputs.alive_BN.sum())
         boxes_ego = detected_boxes(step.detections)
         if mirror:
             boxes_ego = replace(boxes_ego, box=change_boxes(boxes_ego.box, MIRROR))
         if backwards:
             boxes_ego.box[:, Box3D.VX : Box3D.VY + 1] = np.nan
         layer.boxes_world[step.frame_index] = boxes_ego.transform(clip.frames[step.frame_index].world_from_ego)
+    layer.meta["unreadable"] = unreadable
     return layer
 
 
@@ -72,7 +79,7 @@ def mirror_frame(frame: PackedFrame) -> PackedFrame:
 
 def fuse_layers(clip: Clip, forward: LabelLayer, backward: LabelLayer) -> LabelLayer:
     """One layer of both passes: what both saw is averaged, what one saw keeps part of its score."""
-    fused = LabelLayer(forward.name)
+    fused = LabelLayer(forward.name, meta=forward.meta)
     for index in sorted(set(forward.boxes_world) | set(backward.boxes_world)):
         sensor_xy = clip.frames[index].world_from_ego[:2, 3]
         ahead, behind = (layer.boxes_world.get(index, Boxes.empty()) for layer in (forward, backward))

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from labeling import layer_stage
 from labeling.clip_labels import label_clip
+from labeling.command import label
 from labeling.executors import by_processes
 from labeling.job import ClipOutcome, run_job
 from labeling.settings import LabelSettings
@@ -123,6 +124,17 @@ def test_evidence_of_another_clip_fails_alone(clips):
     assert "around the ego vehicle, got them 69" in failure_beside_good_ones(clips, settings)
     change_table(clips[1] / "layers/model@x/boxes.parquet", lambda columns: {**columns, "frame_index": columns["frame_index"] + 40})
     assert "got some of frame 40; list it or drop them" in failure_beside_good_ones(clips, settings)
+
+
+def test_numbers_in_brackets_are_printed_and_not_taken_for_markup(clips, capsys):
+    def lost(columns):
+        columns["x_m"] = np.where(np.arange(len(columns["x_m"])) == 2, np.nan, columns["x_m"])
+
+    change_table(clips[1] / "ego.parquet", lost)
+    odd = clips[1].rename(clips[1].with_name("[red]"))
+    assert label((odd,), layer="auto@job", evidence="truth", pictures=False) == 2
+    printed = capsys.readouterr().out
+    assert "row 2: expected a finite pose, got [nan, " in printed and "│ [red] │" in printed
 
 
 def test_a_detector_file_with_other_outputs_is_one_sentence_a_clip(clips, tmp_path):

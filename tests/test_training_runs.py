@@ -16,6 +16,8 @@ import torch
 from fusion.config import BevConfig, ModelConfig
 from fusion.grid import BevGrid
 from fusion.model import Surround
+from labeling.job import label_one
+from labeling.settings import LabelSettings
 from scenes.errors import ConfigError, DataError
 from training.checkpoints import load_checkpoint, load_matching, read_checkpoint, save_checkpoint, strip_checkpoint
 from training.command import parse
@@ -200,6 +202,18 @@ def test_a_clip_is_streamed_with_and_without_memory(tiny_clip, tmp_path):
     np.testing.assert_allclose(alone.boxes_world[2].box, only.boxes_world[2].box, atol=1e-4)
     occupancy = predicted_occupancy(next(stream_clip(model, tiny_clip)).output)
     assert occupancy.state.shape == (80, 80, 8)
+
+
+def test_a_teacher_looks_without_the_pictures_that_cannot_be_read(tiny_clip_path, tmp_path):
+    saved_small_model(tmp_path / "a.pt")
+    settings = LabelSettings("auto@t", teacher=tmp_path / "a.pt", both_ways=False, pictures=False)
+    first, *others = sorted((tiny_clip_path / "images").rglob("*.jpg"))
+    first.write_bytes(first.read_bytes()[:200])
+    notes = label_one(tiny_clip_path, settings).notes
+    assert notes == [f"{tiny_clip_path}: 1 of {1 + len(others)} pictures could not be read, the teacher looked without them"]
+    for picture in others:
+        picture.unlink()
+    assert "expected pictures to look at, got none of" in label_one(tiny_clip_path, settings).failure
 
 
 def test_the_command_line_sets_any_field_and_refuses_the_rest(tmp_path, capsys):

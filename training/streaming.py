@@ -34,15 +34,17 @@ def stream_clip(
     memory: bool = True,
     device: str = "cpu",
     change: Callable[[PackedFrame], PackedFrame] | None = None,
+    strict: bool = True,
 ) -> Iterator[StreamedStep]:
     """Every step in order; without `memory` each begins with an empty state. The model should be in evaluation mode.
 
-    `change` may show the network another frame than the one recorded, e.g. its mirror image.
+    `change` may show the network another frame than the one recorded, e.g. its mirror image. Without `strict` an unreadable picture is a
+    camera that is not alive instead of a `DataError`.
     """
     state = model.empty_state(1, torch.device(device))
     previous: int | None = None
     for index in range(len(clip)) if frame_indices is None else frame_indices:
-        packed = pack_frame(clip, index, model.config.input_hw, previous)
+        packed = pack_frame(clip, index, model.config.input_hw, previous, strict)
         inputs = StepInput.stack([packed if change is None else change(packed)]).to(device)
         output, new_state = model(inputs, state)
         detections = model.detections(output, new_state)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.reconstruction.stage import reconstruct_clip
@@ -38,10 +39,11 @@ def reconstruct(
     for path in find_clips(list(clips)):
         try:
             counts = reconstruct_layer(Clip.open(path), layer, boxes, ReconstructionSettings())
-            console.print(f"{path.name}: " + ", ".join(f"{name} {value:g}" for name, value in counts.items()), highlight=False)
+            told = ", ".join(f"{name} {value:g}" for name, value in counts.items())
+            console.print(f"{path.name}: {told}", highlight=False, markup=False, soft_wrap=True)
         except SurroundError as error:
             failures += 1
-            console.print(f"[red]failed[/red] {error}", soft_wrap=True, highlight=False)
+            console.print(Text.assemble(("failed ", "red"), str(error)), soft_wrap=True)
     return 2 if failures else 0
 
 

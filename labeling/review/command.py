@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from labeling.review.corrections import COUNTS, import_package
 from labeling.review.package import track_name, write_package
@@ -72,8 +73,8 @@ def export_queue(settings: Export) -> int:
     troubles += write_package(settings.out, queue, settings.layer, kept)
     print_queue(console, queue)
     for trouble in troubles:
-        console.print(f"[red]left out[/red] {trouble}", soft_wrap=True, highlight=False)
-    console.print(f"wrote {settings.out}; how to go on: docs/REVIEW.md", soft_wrap=True, highlight=False)
+        console.print(Text.assemble(("left out ", "red"), trouble), soft_wrap=True)
+    console.print(f"wrote {settings.out}; how to go on: docs/REVIEW.md", soft_wrap=True, highlight=False, markup=False)
     return 2 if troubles else 0
 
 
@@ -82,7 +83,7 @@ def print_queue(console: Console, queue: list[QueueEntry], rows: int = 15) -> No
     table = Table("clip", "track", "class", "frames", "unsure", "rare", "near", "disagreement", "priority")
     for entry in queue[:rows]:
         parts = (entry.unsure, entry.rare, entry.near, entry.disagreement, entry.priority)
-        cells = (Path(entry.clip).name, track_name(entry.track_id, entry.suggested), entry.class_name, str(len(entry.frames)))
+        cells = (Text(Path(entry.clip).name), track_name(entry.track_id, entry.suggested), entry.class_name, str(len(entry.frames)))
         table.add_row(*cells, *(f"{value:.2f}" for value in parts))
     console.print(table)
     ranked, audit = (sum(entry.why == why for entry in queue) for why in ("ranked", "audit"))
@@ -96,11 +97,11 @@ def import_corrections(settings: Import) -> int:
     table = Table("clip", *COUNTS)
     for result in results:
         cells = ["failed"] + [""] * (len(COUNTS) - 1) if result.failure else [str(result.counts[name]) for name in COUNTS]
-        table.add_row(result.clip, *cells)
+        table.add_row(Text(result.clip), *cells)
     console.print(table)
     for result in results:
         for note in result.notes:
-            console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True, highlight=False)
+            console.print(Text.assemble(("note ", "yellow"), note), soft_wrap=True)
         if result.failure:
-            console.print(f"[red]failed[/red] {result.failure}", soft_wrap=True, highlight=False)
+            console.print(Text.assemble(("failed ", "red"), result.failure), soft_wrap=True)
     return 2 if any(result.failure for result in results) else 0
