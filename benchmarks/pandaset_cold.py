@@ -24,7 +24,7 @@ from labeling.clip_labels import label_clip
 from labeling.lifting.image_boxes import read_image_boxes
 from labeling.lifting.observations import pixels_of
 from labeling.settings import LabelSettings
-from scenes.boxes import CLASS_NAMES, VEHICLE_CLASSES, Box3D, Boxes
+from scenes.boxes import CENTRE_DISTANCES_M, CLASS_NAMES, VEHICLE_CLASSES, Box3D, Boxes
 from scenes.clips import Clip, find_clips, sweep_path
 from scenes.detector2d import iou_matrix
 from scenes.geometry import transform_points, wrap_angle
@@ -104,7 +104,8 @@ def measure(clip: Clip, truth: dict[int, FrameTruth], layer: LabelLayer) -> dict
     """Recall, precision and the median errors of a layer's labels."""
     hits = misses = false = 0
     rows: list[tuple[float, float, float, float]] = []
-    sure: list[tuple[float, bool]] = []
+    said: list[np.ndarray] = []
+    apart_m: list[float] = []
     for frame, here in truth.items():
         found = clip.boxes_ego(layer, frame) or Boxes.empty()
         found = found.select(np.isin(found.class_id, VEHICLES) & ~found.ignore)
@@ -113,11 +114,14 @@ def measure(clip: Clip, truth: dict[int, FrameTruth], layer: LabelLayer) -> dict
         free = np.setdiff1d(np.arange(len(found)), [j for _, j in pairs])
         free = free[np.hypot(*found.box[free, :2].T) < RANGE_M]
         hits, misses, false = hits + len(asked), misses + int(here.asked.sum()) - len(asked), false + len(free)
-        rows += [_errors(here.boxes_ego.box[i], found.box[j]) for i, j in asked]
-        sure += [(float(found.score[j]), True) for _, j in asked] + [(float(found.score[j]), False) for j in free]
+        errors = [_errors(here.boxes_ego.box[i], found.box[j]) for i, j in asked]
+        rows += errors
+        said += [found.within[j] for j in (*(j for _, j in asked), *free.tolist())]
+        apart_m += [error[0] for error in errors] + [np.inf] * len(free)
     error = np.array(rows).reshape(-1, 4)
     moving = error[:, 3] > MOVING_MPS
-    score, right = np.array([s for s, _ in sure]), np.array([r for _, r in sure], dtype=float)
+    within, distance_m = np.array(said).reshape(-1, len(CENTRE_DISTANCES_M)), np.array(apart_m)
+    calibration = [calibration_error(within[:, k], (distance_m < limit).astype(float)) for k, limit in enumerate(CENTRE_DISTANCES_M)]
     return {
         "recall": hits / max(hits + misses, 1),
         "precision": hits / max(hits + false, 1),
@@ -126,7 +130,7 @@ def measure(clip: Clip, truth: dict[int, FrameTruth], layer: LabelLayer) -> dict
         "moving_heading_deg": float(np.rad2deg(np.median(error[moving, 1]))),
         "moving_velocity_mps": float(np.median(error[moving, 2])),
         "standing_heading_deg": float(np.rad2deg(np.median(np.minimum(error[~moving, 1], np.pi - error[~moving, 1])))),
-        "calibration_error": calibration_error(score, right),
+        **{f"calibration_{limit:g}_m": error for limit, error in zip(CENTRE_DISTANCES_M, calibration, strict=True)},
         "asked": float(hits + misses),
         "asked_moving_found": float(moving.sum()),
     }

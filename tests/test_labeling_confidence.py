@@ -90,6 +90,13 @@ def test_a_model_reads_the_features_that_it_names():
     assert model.within(rows_at([(1, 0)], features=features)) == pytest.approx(np.array([[0.75**3, 0.75**2, 0.75]]))
 
 
+def test_the_tracks_own_probability_may_stand_for_the_widest_distance():
+    features = np.zeros((1, len(FEATURES)))
+    features[0, :3] = np.log(4), 1.0, 1.0
+    model = CentreModel({"all": [[0.3] * (1 + len(FEATURES)), NOTHING, NOTHING]}).with_own_widest()
+    assert model.within(rows_at([(1, 0)], features=features)) == pytest.approx(np.array([[0.2, 0.4, 0.8]]))
+
+
 def test_clips_drawn_anew_show_what_a_few_clips_are_worth():
     model = CentreModel({"all": [[0.0] * (1 + len(FEATURES))] * 3})  # says 0.5 within 2 m everywhere
     rows, distances = [rows_at([(1, 0)] * 4)] * 2, [np.zeros(4), np.full(4, np.inf)]  # one clip all right, one all wrong

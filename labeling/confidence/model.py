@@ -4,7 +4,7 @@ The first model gives P(within 2 m), the next P(within 1 m | within 2 m), the la
 object, fitted with a ridge on boxes whose truth is known (`labeling.confidence.fit`). Products of the chain are the three probabilities.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class CentreModel:
             mine = rows.group == k
             chain[mine] = logistic(design[mine] @ np.array(self.weights.get(name, self.weights[EVERYTHING])).T)
         return np.cumprod(chain, axis=1)[:, ::-1]
+
+    def with_own_widest(self) -> "CentreModel":
+        """The same but for the widest distance: there the tracks' own probability stands."""
+        own = [0.0, *(float(name == "odds") for name in self.features)]
+        return replace(self, weights={name: [own, *rows[1:]] for name, rows in self.weights.items()})
 
     def save(self, path: Path) -> None:
         """Writes the weights as JSON."""
