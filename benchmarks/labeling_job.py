@@ -64,9 +64,10 @@ def resident_mb(pid: int) -> float:
     return total
 
 
-def start_job(folder: Path, workers: int, pictures: bool) -> subprocess.Popen:
+def start_job(folder: Path, workers: int, pictures: bool, teacher: str | None) -> subprocess.Popen:
     """The job as a user starts it, in a process group of its own."""
     arguments = ["label", str(folder), "--layer", LAYER, "--evidence", EVIDENCE, "--workers", str(workers)]
+    arguments += ["--teacher", teacher] if teacher else []
     arguments += [] if pictures else ["--no-pictures"]
     return subprocess.Popen([sys.executable, "-m", "surround4d", *arguments], stdout=subprocess.DEVNULL, start_new_session=True)
 
@@ -103,7 +104,9 @@ def print_sample(done: int, seconds: float, memory_mb: float) -> None:
     print(f"{done} clips after {seconds:.0f} s: {memory_mb:.0f} MB resident", flush=True)
 
 
-def measure(clips: int = 1000, clip: Path | None = None, workers: int = 1, pictures: bool = True, kill: bool = True) -> None:
+def measure(
+    clips: int = 1000, clip: Path | None = None, workers: int = 1, pictures: bool = True, kill: bool = True, teacher: str | None = None
+) -> None:
     """Prints the memory along the way, the speed, and what a killed job did again.
 
     Args:
@@ -112,6 +115,7 @@ def measure(clips: int = 1000, clip: Path | None = None, workers: int = 1, pictu
         workers: Labeling processes.
         pictures: Draw a picture a clip, as a job does by default.
         kill: Kill the job half way with SIGKILL and start it again.
+        teacher: A network (checkpoint or shipped name) that looks at the clips as well.
     """
     console = Console(width=120)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the job ends with the measurement
@@ -123,10 +127,10 @@ def measure(clips: int = 1000, clip: Path | None = None, workers: int = 1, pictu
         source = Path(shutil.copytree(clip, folder / "one", symlinks=False))
         write_layer(source, noisy_layer(Clip.open(source), np.random.default_rng(0)), replace=True)
         linked_copies(source, folder / "clips", clips)
-        rows = watch(start_job(folder / "clips", workers, pictures), folder / "clips", clips, clips // 2 if kill else None)
+        rows = watch(start_job(folder / "clips", workers, pictures, teacher), folder / "clips", clips, clips // 2 if kill else None)
         killed_at = labelled(folder / "clips") if kill else 0
         if kill:
-            rows += watch(start_job(folder / "clips", workers, pictures), folder / "clips", clips, None)
+            rows += watch(start_job(folder / "clips", workers, pictures, teacher), folder / "clips", clips, None)
         report = (folder / "clips" / "labeling" / f"{LAYER}.json").stat().st_size / 1e6
         page = (folder / "clips" / "labeling" / f"{LAYER}.html").stat().st_size / 1e6
         seconds = rows[-1][1] if not kill else rows[-1][1] + next(row[1] for row in rows if row[0] == killed_at)
