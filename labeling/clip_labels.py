@@ -32,8 +32,13 @@ STAGES = (
 confidence, layer; those that a job does not have are skipped."""
 
 
-def label_clip(clip_path: Path, settings: LabelSettings) -> list[StageResult]:
-    """Labels one clip; stages whose inputs did not change are reused. Bad input raises `DataError` and leaves no half-written layer."""
+def label_clip(clip_path: Path, settings: LabelSettings, done: list[StageResult] | None = None) -> list[StageResult]:
+    """Labels one clip; stages whose inputs did not change are reused. Bad input raises `DataError` and leaves no half-written layer.
+
+    `done` receives what each stage did as soon as it is done: that is known of a clip that fails, too.
+    """
     clip = Clip.open(clip_path)
     refuse_foreign_layer(clip, settings.layer)
-    return run_stages(ClipWork.of(clip, settings, STAGES))
+    work = ClipWork.of(clip, settings, STAGES)
+    work.results = work.results if done is None else done
+    return run_stages(work)

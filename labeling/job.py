@@ -50,13 +50,13 @@ class JobReport:
         return [outcome for outcome in self.outcomes if outcome.failure]
 
     def totals(self) -> dict[str, float]:
-        """Counts of all clips added up, and the seconds spent now."""
+        """Counts of all labelled clips added up, and the stages run and the seconds spent now, also for those that failed."""
         stages = [stage for outcome in self.outcomes for stage in outcome.stages]
         totals: dict[str, float] = {"clips": len(self.outcomes), "failed": len(self.failures)}
         totals["stages_run"] = sum(not stage.reused for stage in stages)
         totals["stages_reused"] = sum(stage.reused for stage in stages)
         totals["seconds"] = round(sum(stage.seconds for stage in stages if not stage.reused), 3)
-        for outcome in self.outcomes:
+        for outcome in (outcome for outcome in self.outcomes if not outcome.failure):
             for name, count in outcome.counts().items():
                 totals[name] = totals.get(name, 0) + count
         return totals
@@ -77,12 +77,13 @@ def shard_of(clips: list[Path], shard: str) -> list[Path]:
 
 def label_one(clip_path: Path, settings: LabelSettings) -> ClipOutcome:
     """Labels one clip; whatever goes wrong with it becomes its sentence."""
+    done: list[StageResult] = []
     try:
-        return ClipOutcome(str(clip_path), label_clip(clip_path, settings))
+        return ClipOutcome(str(clip_path), label_clip(clip_path, settings, done))
     except SurroundError as error:
-        return ClipOutcome(str(clip_path), failure=str(error))
+        return ClipOutcome(str(clip_path), done, str(error))
     except Exception as error:  # the other clips go on whatever this one holds
-        return ClipOutcome(str(clip_path), failure=f"{clip_path}: stopped by an error of ours ({type(error).__name__}: {error}); report it")
+        return ClipOutcome(str(clip_path), done, f"{clip_path}: stopped by an error of ours ({type(error).__name__}: {error}); report it")
 
 
 def _died(clip: Path, reason: str) -> ClipOutcome:

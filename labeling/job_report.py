@@ -26,7 +26,9 @@ def html_report(report: JobReport, command: str = "") -> Report:
     page.table(["stage", "run", "reused", "seconds"], _stage_rows(report))
     if report.failures:
         page.heading("Failures")
-        page.table(["clip", "why"], [[Path(outcome.clip).name, outcome.failure] for outcome in report.failures])
+        last = [outcome.stages[-1].name if outcome.stages else "" for outcome in report.failures]
+        rows = [[Path(outcome.clip).name, stage, outcome.failure] for outcome, stage in zip(report.failures, last, strict=True)]
+        page.table(["clip", "last stage done", "why"], rows)
     notes = [[Path(outcome.clip).name, note] for outcome in report.outcomes for note in outcome.notes]
     if notes:
         page.heading("Notes")

@@ -157,6 +157,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(clips, monk
 
     monkeypatch.setattr(layer_stage, "write_layer_files", full)
     assert "No space left on device" in failure_beside_good_ones(clips)
+    report = run_job(clips, SETTINGS, 1, QUIET)
+    assert report.failures[0].stages[-1].name == "confidence"  # so far it came
+    assert report.totals()["labels"] == sum(outcome.counts()["labels"] for outcome in report.outcomes if not outcome.failure)
     assert "auto@test" not in Clip.open(clips[1]).layer_names
     assert [p.name for p in (clips[1] / "layers").iterdir()] == ["truth"]
     monkeypatch.undo()
