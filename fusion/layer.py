@@ -79,11 +79,13 @@ class SelfAttention(nn.Module):
         self.attention = Attention(channels, heads)
         self.reach = nn.Parameter(torch.linspace(-4.0, 1.0, heads))
 
-    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor) -> Tensor:
-        """`mask_bias` (B, 1, Q, Q) holds 0 or a large negative number."""
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor | None) -> Tensor:
+        """`mask_bias` (B, 1, Q, Q) holds 0 or a large negative number; None where everyone may look at everyone."""
         dx, dy = (box[:, :, None, i] - box[:, None, :, i] for i in (0, 1))  # plane by plane: runtimes are slow on a last axis of two
         distance = torch.sqrt(dx * dx + dy * dy + 1e-4)
-        bias = mask_bias - functional.softplus(self.reach.float())[None, :, None, None] * distance[:, None]
+        bias = -functional.softplus(self.reach.float())[None, :, None, None] * distance[:, None]
+        if mask_bias is not None:
+            bias = bias + mask_bias
         placed = tokens + position
         return self.attention(placed, placed, tokens, bias)
 
@@ -209,8 +211,8 @@ class Layer(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(channels, feedforward), nn.ReLU(), nn.Linear(feedforward, channels))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
 
-    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor, around: Surroundings) -> Tensor:
-        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `mask_bias` (B, 1, Q, Q) for self-attention."""
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor | None, around: Surroundings) -> Tensor:
+        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `mask_bias` as `SelfAttention` takes it."""
         tokens = self.norms[0](tokens + self.itself(tokens, position, box, mask_bias))
         if self.memory is not None and around.memory_BSC is not None and around.memory_mask_BS is not None:
             tokens = self.norms[1](tokens + self.memory(tokens, position, around.memory_BSC, around.memory_mask_BS))

@@ -204,8 +204,7 @@ class BevTokens(nn.Module):
         tokens = self.down(bev).flatten(2).transpose(1, 2)
         box = self.box_T9[None].expand(bev.shape[0], -1, -1)
         position = self.position(box)
-        free = torch.zeros(1, 1, 1, 1, device=bev.device)
         for layer in self.layers:
-            tokens = layer(tokens, position, box, free, around)
+            tokens = layer(tokens, position, box, None, around)
         coarse = self.up(tokens.transpose(1, 2).reshape(bev.shape[0], -1, *self.grid.shape))
         return bev + functional.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear", align_corners=False)

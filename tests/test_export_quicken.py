@@ -25,7 +25,7 @@ def model_of(nodes, inputs: dict, outputs: dict, constants: dict[str, np.ndarray
     return model
 
 
-def run(model: onnx.ModelProto, **feed) -> list[np.ndarray]:
+def run(model: onnx.ModelProto, **feed: np.ndarray) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return [np.asarray(value) for value in session.run(None, feed)]
 
