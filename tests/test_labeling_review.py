@@ -238,6 +238,15 @@ def test_another_clip_or_a_broken_file_fails_alone(clip_path, tmp_path):
     assert import_corrections(Import(tmp_path / "pkg", (tmp_path / "clips",))) == 2
 
 
+def test_copies_of_a_clip_are_not_taken_for_it(clip_path, package, tmp_path):
+    backup = shutil.copytree(clip_path, tmp_path / "backup" / clip_path.name)
+    (result,) = import_package(package, [clip_path, backup])
+    assert "once, got the copies" in result.failure and str(backup) in result.failure
+    assert not any("human" in Clip.open(path).layer_names for path in (clip_path, backup))
+    (result,) = import_package(package, [clip_path, backup.rename(tmp_path / "another_name")])
+    assert result.failure == "" and "human" in Clip.open(clip_path).layer_names
+
+
 def test_the_human_layer_outranks_the_reviewed_one_and_a_foreign_one_is_left_alone(clip_path, package):
     clip = Clip.open(clip_path)
     assert first_layer(clip, ["human", LAYER]).name == LAYER

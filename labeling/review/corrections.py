@@ -76,18 +76,23 @@ def import_package(package: Path, folders: list[Path]) -> list[ClipImport]:
     """Brings a package's corrections into the clips below the folders; a clip that cannot take them says why, the others go on."""
     header = read_json(package / "review.json")
     check_schema_version(header, package / "review.json", REVIEW_SCHEMA_VERSION)
-    clips = {clip_hash(path): path for path in find_clips(folders)}
+    clips: dict[str, list[Path]] = {}
+    for path in find_clips(folders):
+        clips.setdefault(clip_hash(path), []).append(path)
     results = []
     for packed in header["clips"]:
         result = ClipImport(str(packed["clip"]))
         try:
-            path = clips.get(packed["clip_hash"])
-            if path is None:
+            found, where = clips.get(packed["clip_hash"], []), f"{package / packed['folder']}: expected its clip {packed['clip']!r}"
+            if not found:
                 raise DataError(
-                    f"{package / packed['folder']}: expected its clip {packed['clip']!r} below {', '.join(map(str, folders))}, got other "
-                    "clips only; give the folder that it was exported from"
+                    f"{where} below {', '.join(map(str, folders))}, got other clips only; give the folder that it was exported from"
                 )
-            _import_clip(package, header, packed, path, result)
+            named = [path for path in found if path.name == packed["clip"]]
+            found = named if len(named) == 1 else found
+            if len(found) > 1:
+                raise DataError(f"{where} once, got the copies {' and '.join(map(str, found))}; give the folder of the one that is meant")
+            _import_clip(package, header, packed, found[0], result)
         except SurroundError as error:
             result.failure = str(error)
         results.append(result)
