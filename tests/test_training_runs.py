@@ -18,10 +18,12 @@ from fusion.grid import BevGrid
 from fusion.model import Surround
 from labeling.job import label_one
 from labeling.settings import LabelSettings
+from scenes.clips import Clip
 from scenes.errors import ConfigError, DataError
 from training.checkpoints import load_checkpoint, load_matching, read_checkpoint, save_checkpoint, strip_checkpoint
 from training.command import parse
 from training.command import train as train_command
+from training.evaluate import evaluate
 from training.recipes import RECIPES, TrainConfig
 from training.streaming import predicted_occupancy, run_clip, stream_clip
 from training.trainer import NonFiniteLoss, Trainer, learning_rate
@@ -238,3 +240,17 @@ def test_the_rate_warms_up_and_falls():
     rates = [learning_rate(config, step) for step in range(config.optim.steps + 1)]
     assert rates[0] < rates[config.optim.warmup_steps - 1] == pytest.approx(config.optim.lr)
     assert rates[-1] == pytest.approx(config.optim.lr * config.optim.final_lr)
+
+
+def test_eval_keeps_what_the_network_says_as_a_layer(tiny_clip_path, tmp_path):
+    saved_small_model(tmp_path / "a.pt")
+    assert evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True) == 0
+    clip = Clip.open(tiny_clip_path)
+    assert clip.layer_names == ["model@small", "truth"]
+    model = load_checkpoint(tmp_path / "a.pt").model
+    np.testing.assert_allclose(clip.layer("model@small").boxes_world[3].box, run_clip(model, clip).boxes_world[3].box, atol=1e-6)
+    with pytest.raises(DataError, match="none of the 1 clips"):  # the layer is there; nothing of it is lost
+        evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True)
+    assert evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True, overwrite=True) == 0
+    with pytest.raises(DataError, match="none of the 1 clips"):
+        evaluate("truth", (tiny_clip_path,), keep=True)

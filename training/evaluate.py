@@ -16,7 +16,7 @@ from evaluation.detection import NUSCENES_RANGE_M, DetectionSettings
 from scenes.atomic import write_json
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError, SurroundError
-from scenes.layers import LabelLayer, Occupancy
+from scenes.layers import LabelLayer, Occupancy, write_layer
 
 if TYPE_CHECKING:
     from fusion.model import Surround
@@ -31,6 +31,8 @@ def evaluate(
     range_m: float | None = None,
     min_visibility: float = 1e-3,
     device: str = "cpu",
+    keep: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Measures a checkpoint or a label layer against another label layer; prints tables.
 
@@ -44,10 +46,14 @@ def evaluate(
         range_m: count boxes nearer than this only, whatever their class; by default as far as nuScenes counts each class.
         min_visibility: truth of which the cameras see a smaller share is neither to be found nor wrong to find.
         device: where the network runs: cpu, cuda, cuda:1.
+        keep: also write the network's boxes into each clip as the label layer model@NAME, to be drawn, compared or reviewed.
+        overwrite: let --keep replace a layer of that name.
     """
     settings = CompareSettings(_detection_settings(range_m, min_visibility))
     clip_paths = find_clips(list(data))
     predict = _predictor(what, clip_paths, memory, device)
+    if keep:
+        predict = _keeping(predict, what, overwrite)
     failures: list[str] = []
     report = compare_layers(_items(clip_paths, predict, against, failures), settings)
     console = Console()
@@ -92,6 +98,19 @@ def _predictor(what: str, clip_paths: list[Path], memory: bool, device: str) -> 
     checkpoint = load_checkpoint(what, device)
     name = str(checkpoint.meta["name"])
     return lambda clip: streamed_layer(checkpoint.model, clip, name, memory, device)
+
+
+def _keeping(predict: Callable[[Clip], LabelLayer], what: str, overwrite: bool) -> Callable[[Clip], LabelLayer]:
+    """The same, but a network's layer is written into the clip."""
+
+    def predict_and_write(clip: Clip) -> LabelLayer:
+        layer = predict(clip)
+        if not isinstance(layer, StreamedLayer):
+            raise ConfigError(f"--keep: {what!r} is a label layer that the clips have already; give a checkpoint or leave --keep away")
+        write_layer(clip.path, layer, replace=overwrite)
+        return layer
+
+    return predict_and_write
 
 
 class StreamedLayer(LabelLayer):
