@@ -37,6 +37,7 @@ from export.runner import OnnxNetwork, initial_state
 from export.split import split_graph
 from export.synthetic import synthetic_steps
 from export.verify import step_input
+from scenes.errors import ConfigError
 from scenes.rigs import default_rig
 
 STEPS_A_TURN = 3
@@ -84,6 +85,8 @@ def speed(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         paths = list(files) or exported(network, out or Path(folder))
+        if len({path.name for path in paths}) < len(paths):
+            raise ConfigError(f"files: expected different names, got {', '.join(str(path) for path in paths)}; rename one")
         if not rounds:
             return
         inputs = list(synthetic_steps(default_rig(*network.config.input_hw), network.config, 2))[1]

@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.precision import Lowering
+from export.simplify import drop_unread_constants
 
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 CHEAP = {
@@ -145,10 +146,7 @@ class _Rewriting:
                 self.nodes.append(node)
         del graph.node[:]
         graph.node.extend(self.nodes)
-        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read]
-        del graph.initializer[:], graph.value_info[:]
-        graph.initializer.extend(kept)
+        drop_unread_constants(graph)  # what is noted of shapes stays: runtimes optimise by it
         return self.model
 
     def _emit_half(self, node: NodeProto, wanted: set[str]) -> None:
