@@ -27,6 +27,8 @@ from export.write import write_verified
 from scenes.errors import ConfigError, DataError
 
 CONFIG = standin_config()
+SAME = 1e-6
+"""One graph asked for other outputs is merged otherwise by onnxruntime: float32's last bits, far below any lowering's error."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_kept_parts_stay_as_they_were(graph):
     model, steps = graph
     untouched = to_half(model, groups_of(model))
     assert [n.op_type for n in untouched.graph.node] == [n.op_type for n in model.graph.node]
-    assert dense_error(untouched, steps) == 0.0
+    assert dense_error(untouched, steps) < SAME
 
 
 def test_large_constants_are_lengths_and_stay_fp32():
@@ -149,7 +151,7 @@ def test_sensitive_parts_are_found_by_measurement(graph):
     assert groups_of(model) and all(isinstance(group_of(node), str) for node in model.graph.node)
     _, strict = choose_parts(half_lowering(model), steps, part_budget=0.0, total_budget=0.0)
     assert strict.keep == [entry.part for entry in strict.parts if entry.error > 0]
-    assert strict.error == 0.0
+    assert strict.error < SAME
     _, loose = choose_parts(half_lowering(model), steps, part_budget=1.0, total_budget=1.0)
     assert loose.keep == []
     lowering = int8_lowering(model, calibrate(model, [step.feed for step in steps]), UNSIGNED)
