@@ -11,6 +11,7 @@ from labeling.reconstruction.carving import CellGrid
 from labeling.reconstruction.command import reconstruct_layer
 from labeling.reconstruction.consistency import confirmed
 from labeling.reconstruction.filling import fill_depth
+from labeling.reconstruction.fusion import SurfaceFusion
 from labeling.reconstruction.ground import PathGround, ground_depth
 from labeling.reconstruction.lens_depth import lens_depth
 from labeling.reconstruction.neighbours import choose_neighbours
@@ -314,3 +315,11 @@ def test_frames_without_motion_are_left_out(tiny_clip_path):
     assert len({view.camera.name for view in views}) == len(views) >= 3
     with pytest.raises(ConfigError, match="at least"):
         ReconstructionSettings(every_s=-1.0)
+
+
+def test_a_map_in_which_open3d_would_touch_no_block_adds_nothing():
+    fusion = SurfaceFusion(ReconstructionSettings().fusion, np.zeros(3))
+    depth_map = wall_map(0.0, 0, 0.0)
+    depth_map.depth_m[5, 6] = 8.0  # not on a fourth row and column: Open3D raises for a map like this
+    fusion.add(depth_map, np.zeros_like(depth_map.depth_m))
+    assert len(fusion.points()[0]) == 0
