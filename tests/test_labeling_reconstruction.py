@@ -317,9 +317,12 @@ def test_frames_without_motion_are_left_out(tiny_clip_path):
         ReconstructionSettings(every_s=-1.0)
 
 
-def test_a_map_in_which_open3d_would_touch_no_block_adds_nothing():
+def test_a_map_in_which_open3d_would_touch_no_block_adds_nothing(tmp_path):
     fusion = SurfaceFusion(ReconstructionSettings().fusion, np.zeros(3))
     depth_map = wall_map(0.0, 0, 0.0)
     depth_map.depth_m[5, 6] = 8.0  # not on a fourth row and column: Open3D raises for a map like this
     fusion.add(depth_map, np.zeros_like(depth_map.depth_m))
     assert len(fusion.points()[0]) == 0
+    with pytest.raises(DataError, match="no depth was confirmed"):
+        fusion.write(tmp_path)
+    assert not list(tmp_path.iterdir())
