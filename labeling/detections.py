@@ -66,10 +66,8 @@ def _teacher(work: ClipWork, path: Path) -> dict[str, float]:
     assert settings.teacher is not None
     layer = teacher_layer(work.clip, settings.teacher, settings.device, settings.both_ways, settings.mirrored)
     if layer.meta["unreadable"]:
-        pictures = sum(view.alive for frame in work.clip.frames for view in frame.views.values())
-        work.notes.append(
-            f"{work.recorded.path}: {layer.meta['unreadable']} of {pictures} pictures could not be read, the teacher looked without them"
-        )
+        unreadable = f"{layer.meta['unreadable']} of {work.clip.num_pictures} pictures could not be read"
+        work.notes.append(f"{work.recorded.path}: {unreadable}, the teacher looked without them")
     return write_evidence(path, evidence_from_layer(work.clip, layer, "teacher"))
 
 

@@ -93,8 +93,7 @@ def _check(work: ClipWork, path: Path) -> dict[str, float]:
     check_ego_motion(clip)
     work.notes += check_clocks(clip)
     work.notes += check_cameras(clip, pictures_needed=work.settings.sources != ("evidence",))
-    alive = sum(view.alive for frame in clip.frames for view in frame.views.values())
-    counts: dict[str, float] = {"frames": len(clip), "pictures": alive}
+    counts: dict[str, float] = {"frames": len(clip), "pictures": clip.num_pictures}
     write_json(path, {"counts": counts, "notes": work.notes})
     return counts
 

@@ -42,9 +42,8 @@ def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mi
     model = _loaded(path, path.stat().st_mtime_ns, device)
     orders = [range(len(clip)), range(len(clip) - 1, -1, -1)] if both_ways and len(clip) > 1 else [range(len(clip))]
     passes = [_one_pass(model, clip, order, device, mirror) for mirror in ((False, True) if mirrored else (False,)) for order in orders]
-    pictures, unreadable = sum(view.alive for frame in clip.frames for view in frame.views.values()), passes[0].meta["unreadable"]
-    if unreadable == pictures:
-        raise DataError(f"{clip.path}: expected pictures to look at, got none of {pictures} that can be read; restore the images")
+    if passes[0].meta["unreadable"] == clip.num_pictures:
+        raise DataError(f"{clip.path}: expected pictures to look at, got none of {clip.num_pictures} that can be read; restore the images")
     while len(passes) > 1:
         passes = [fuse_layers(clip, a, b) for a, b in zip(passes[::2], passes[1::2], strict=True)]
     return passes[0]

@@ -92,6 +92,11 @@ class Clip:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @property
+    def num_pictures(self) -> int:
+        """How many pictures the clip names, of all cameras together."""
+        return sum(view.alive for frame in self.frames for view in frame.views.values())
+
     def image(self, frame_index: int, camera: str) -> np.ndarray:
         """(H, W, 3) uint8 RGB as the camera took it; missing, truncated or wrongly sized pictures raise `DataError`."""
         view = self.frames[frame_index].views[camera]

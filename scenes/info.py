@@ -88,7 +88,6 @@ def summarise(clip: Clip) -> ClipSummary:
     """Counts of a clip and of all its layers; a broken layer raises `DataError`."""
     stamps = np.array([frame.timestamp_ns for frame in clip.frames], dtype=np.int64)
     duration_s = float(stamps[-1] - stamps[0]) / NS_PER_S
-    views = [view for frame in clip.frames for view in frame.views.values()]
     steps = np.diff(np.stack([frame.world_from_ego[:3, 3] for frame in clip.frames]), axis=0)
     return ClipSummary(
         name=clip.name,
@@ -97,8 +96,8 @@ def summarise(clip: Clip) -> ClipSummary:
         duration_s=duration_s,
         rate_hz=(len(clip) - 1) / duration_s if duration_s > 0 else 0.0,
         cameras=_cameras_text(clip),
-        num_pictures=sum(view.alive for view in views),
-        num_views=len(views),
+        num_pictures=clip.num_pictures,
+        num_views=sum(len(frame.views) for frame in clip.frames),
         distance_m=float(np.linalg.norm(steps, axis=1).sum()),
         start=_start_text(clip, int(stamps[0])),
         disk_bytes=folder_bytes(clip.path),
