@@ -30,8 +30,6 @@ class SurfaceFusion:
             block_count=20000,
             device=core.Device("CPU:0"),
         )
-        self.views = 0
-        """How many depth maps went in."""
 
     def add(self, depth_map: DepthMap, filled_m: np.ndarray) -> None:
         """Integrates the depths of one view: confirmed ones, and nearer by also those that were filled in (`filled_m`)."""
@@ -51,11 +49,15 @@ class SurfaceFusion:
         far = float(self.settings.far_m)
         blocks = self.grid.compute_unique_block_coordinates(depth_image, matrix, pose, 1.0, far, TRUNCATION_VOXELS)
         self.grid.integrate(blocks, depth_image, color, matrix, matrix, pose, 1.0, far, TRUNCATION_VOXELS)
-        self.views += 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no depth map held anything so far; Open3D refuses to read an empty grid."""
+        return self.grid.hashmap().size() == 0
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Points (P, 3) float64 in the world and colours (P, 3) in [0, 1]; none if nothing was fused."""
-        if not self.views:  # Open3D refuses to read an empty grid
+        if self.is_empty:
             return np.zeros((0, 3)), np.zeros((0, 3))
         cloud = self.grid.extract_point_cloud(weight_threshold=self.settings.min_weight)
         if cloud.is_empty():
@@ -67,7 +69,7 @@ class SurfaceFusion:
 
         `DataError` if no depth map held anything, or a file cannot be written.
         """
-        if not self.views:
+        if self.is_empty:
             raise DataError(
                 f"{folder}: no depth was confirmed by several pictures, so there is no surface; give a clip that drives further"
             )
