@@ -242,15 +242,17 @@ def test_the_rate_warms_up_and_falls():
     assert rates[-1] == pytest.approx(config.optim.lr * config.optim.final_lr)
 
 
-def test_eval_keeps_what_the_network_says_as_a_layer(tiny_clip_path, tmp_path):
+def test_eval_keeps_what_the_network_says_as_a_layer(tiny_clip_path, tmp_path, monkeypatch, capsys):
     saved_small_model(tmp_path / "a.pt")
     assert evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True) == 0
     clip = Clip.open(tiny_clip_path)
     assert clip.layer_names == ["model@small", "truth"]
     model = load_checkpoint(tmp_path / "a.pt").model
     np.testing.assert_allclose(clip.layer("model@small").boxes_world[3].box, run_clip(model, clip).boxes_world[3].box, atol=1e-6)
-    with pytest.raises(DataError, match="none of the 1 clips"):  # the layer is there; nothing of it is lost
-        evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True)
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="none of the 1 clips"):
+        patch.setattr("training.evaluate.streamed_layer", lambda *_: pytest.fail("streamed for nothing"))
+        evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True)  # the layer is there; nothing of it is lost
+    assert "has a layer 'model@small' already" in capsys.readouterr().err
     assert evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True, overwrite=True) == 0
-    with pytest.raises(DataError, match="none of the 1 clips"):
+    with pytest.raises(ConfigError, match="--keep: 'truth' is a label layer"):
         evaluate("truth", (tiny_clip_path,), keep=True)

@@ -51,9 +51,11 @@ def evaluate(
     """
     settings = CompareSettings(_detection_settings(range_m, min_visibility))
     clip_paths = find_clips(list(data))
-    predict = _predictor(what, clip_paths, memory, device)
+    predict, made_layer = _predictor(what, clip_paths, memory, device)
     if keep:
-        predict = _keeping(predict, what, overwrite)
+        if not made_layer:
+            raise ConfigError(f"--keep: {what!r} is a label layer that the clips have already; give a checkpoint or leave --keep away")
+        predict = _keeping(predict, made_layer, overwrite)
     failures: list[str] = []
     report = compare_layers(_items(clip_paths, predict, against, failures), settings)
     console = Console()
@@ -86,27 +88,27 @@ def _detection_settings(range_m: float | None, min_visibility: float) -> Detecti
     return DetectionSettings(class_range_m=dict.fromkeys(NUSCENES_RANGE_M, range_m), min_visibility=min_visibility)
 
 
-def _predictor(what: str, clip_paths: list[Path], memory: bool, device: str) -> Callable[[Clip], LabelLayer]:
-    """A function from a clip to the predicted layer: reads a layer, or runs a network."""
+def _predictor(what: str, clip_paths: list[Path], memory: bool, device: str) -> tuple[Callable[[Clip], LabelLayer], str]:
+    """A function from a clip to the predicted layer, and the name of the layer that it makes; "" where it reads one."""
     layers = sorted({p.parent.name for path in clip_paths for p in (path / "layers").glob("[!.]*/layer.json")})
     if what in layers:
-        return lambda clip: clip.layer(what)
+        return (lambda clip: clip.layer(what)), ""
     if not Path(what).exists() and ("@" in what or what in ("truth", "human")):
         raise DataError(f"label layer {what!r}: none of the clips has it, they have {', '.join(layers) or 'none'}; name one of these")
     from training.checkpoints import load_checkpoint  # brings torch, which comparing layers does not need
 
     checkpoint = load_checkpoint(what, device)
     name = str(checkpoint.meta["name"])
-    return lambda clip: streamed_layer(checkpoint.model, clip, name, memory, device)
+    return (lambda clip: streamed_layer(checkpoint.model, clip, name, memory, device)), f"model@{name}"
 
 
-def _keeping(predict: Callable[[Clip], LabelLayer], what: str, overwrite: bool) -> Callable[[Clip], LabelLayer]:
-    """The same, but a network's layer is written into the clip."""
+def _keeping(predict: Callable[[Clip], LabelLayer], name: str, overwrite: bool) -> Callable[[Clip], LabelLayer]:
+    """The same, but the layer of that name is written into the clip."""
 
     def predict_and_write(clip: Clip) -> LabelLayer:
+        if (clip.path / "layers" / name).exists() and not overwrite:  # said before the clip is streamed, not after
+            raise DataError(f"{clip.path}: has a layer {name!r} already; give --overwrite, or leave --keep away")
         layer = predict(clip)
-        if not isinstance(layer, StreamedLayer):
-            raise ConfigError(f"--keep: {what!r} is a label layer that the clips have already; give a checkpoint or leave --keep away")
         write_layer(clip.path, layer, replace=overwrite)
         return layer
 
