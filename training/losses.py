@@ -149,7 +149,7 @@ def inside_ignored(points_BP2: Tensor, targets: StepTargets, margin_m: float = 1
 def query_losses(
     layer: LayerOutput, targets: StepTargets, class_names: tuple[str, ...], config: LossConfig, slot_track_BS: Tensor | None
 ) -> dict[str, Tensor]:
-    """Class, box and quality loss of one decoder layer's ordinary queries."""
+    """Class, box, facing and quality loss of one decoder layer's ordinary queries."""
     layer = layer.map(lambda tensor: tensor.float())
     weights = code_weights(config.velocity, config.size, config.heading, layer.box_BQ9.device)
     bonus = None if slot_track_BS is None else track_bonus(slot_track_BS, targets, layer.box_BQ9.shape[1], config.track_bonus)

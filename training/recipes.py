@@ -120,7 +120,7 @@ class LossConfig:
     heading: float = 1.0
     """Weight of the box's axis (sine and cosine of the doubled yaw) within box losses."""
     facing: float = 0.5
-    """Which end of the box is the front, cross-entropy, every layer and the dense head."""
+    """Which end of the box is the front, cross-entropy, every layer and the dense head (there times `dense_box` as well)."""
     denoising_groups: int = 2
     """Noised copies of each true box."""
     denoising_shift: float = 0.5

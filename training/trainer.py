@@ -132,10 +132,9 @@ class Trainer:
         inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
         keep_B = 1 - batch.reset_B.to(self.device)
         state = replace(self.state, valid_B=self.state.valid_B * keep_B)
-        slots = torch.where(keep_B[:, None] > 0, self.slot_track_BS, -1)
         generator = torch.Generator().manual_seed(hash_seed(self.config.run.seed, batch.step, self.rank))
         state, kept_BS = spoil_memory(state, self.config.memory, generator)
-        slots = torch.where(kept_BS, slots, -1)
+        slots = torch.where(kept_BS & (keep_B[:, None] > 0), self.slot_track_BS, -1)
         denoising = draw_denoising(targets, self.config.loss, len(self.config.model.class_names), generator)
         last = (batch.step + 1) % self.config.optim.accumulate == 0
         sync = nullcontext() if last or self.world_size == 1 else network.no_sync()  # type: ignore[operator]
