@@ -77,7 +77,7 @@ def _tracks(clip: Clip, rng: np.random.Generator) -> list[dict[int, tuple[np.nda
 
 
 def _glimpse(looks, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    return mean_looks(looks(frames, boxes), TrackRows.of_parts([np.arange(len(frames))]))[0]
+    return mean_looks(looks(frames, boxes), TrackRows.of_parts([np.arange(len(frames))]))[0][0]
 
 
 def fit(pairs: np.ndarray, same: np.ndarray) -> np.ndarray:

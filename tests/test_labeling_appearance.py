@@ -41,10 +41,11 @@ def test_one_colour_is_alike_two_are_not_and_a_missing_picture_says_nothing():
 def test_looks_are_averaged_over_the_frames_that_show_the_object():
     red, blue = look_of(picture(RED), WHOLE), look_of(picture(BLUE), WHOLE)
     nothing = np.full_like(red, np.nan)
-    mean = mean_looks(np.stack([red, nothing, red, blue, nothing]), TrackRows(np.array([2, 2, 1])))
+    mean, known = mean_looks(np.stack([red, nothing, red, blue, nothing]), TrackRows(np.array([2, 2, 1])))
     assert mean[0] == pytest.approx(red)
     assert mean[1] == pytest.approx(np.sqrt((red**2 + blue**2) / 2))
     assert np.isnan(mean[2]).all()
+    assert known.tolist() == [1.0, 2.0, 0.0]
 
 
 @pytest.mark.parametrize("side", [1, -1])

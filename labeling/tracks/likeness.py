@@ -24,8 +24,7 @@ def likeness(chains: list[np.ndarray], i: np.ndarray, j: np.ndarray, evidence: E
     starts, after = np.unique(j, return_inverse=True)
     parts = [spread(chains[k][-REACH:]) for k in ends.tolist()] + [spread(chains[k][:REACH]) for k in starts.tolist()]
     rows = np.concatenate(parts)
-    look, layout = looks(evidence.frame[rows], evidence.box_world[rows]), TrackRows.of_parts(parts)
-    seen, mean = layout.sums(np.isfinite(look).all(axis=1).astype(float)), mean_looks(look, layout)
+    mean, seen = mean_looks(looks(evidence.frame[rows], evidence.box_world[rows]), TrackRows.of_parts(parts))
     fewest = np.minimum(seen[: len(ends)][before], seen[len(ends) :][after])
     return log_ratio(mean[: len(ends)][before], mean[len(ends) :][after]) * fewest / (fewest + FEW)
 
@@ -37,12 +36,12 @@ def spread(rows: np.ndarray) -> np.ndarray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, GLIMPSES).round().astype(int))]
 
 
-def mean_looks(look: np.ndarray, layout: TrackRows) -> np.ndarray:
-    """(C, 48) the looks (N, 48) of each chain's rows averaged as histograms; NaN for chains without any."""
+def mean_looks(look: np.ndarray, layout: TrackRows) -> tuple[np.ndarray, np.ndarray]:
+    """(C, 48) the looks (N, 48) of each chain's rows averaged as histograms, NaN for chains without any; and (C,) how many are known."""
     known = np.asarray(np.isfinite(look).all(axis=1))
     count = layout.sums(known.astype(float))
     share = np.where(known[:, None], look**2, 0.0)
-    return np.sqrt(layout.sums(share) / np.maximum(count, 1)[:, None]) + np.where(count > 0, 0.0, np.nan)[:, None]
+    return np.sqrt(layout.sums(share) / np.maximum(count, 1)[:, None]) + np.where(count > 0, 0.0, np.nan)[:, None], count
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
