@@ -143,6 +143,16 @@ def interpolate_rigid(world_from_a: np.ndarray, world_from_b: np.ndarray, fracti
     return rigid_from_parts(rotation, (1 - fraction) * world_from_a[..., :3, 3] + fraction * world_from_b[..., :3, 3])
 
 
+def path_velocity(path: np.ndarray, time_s: np.ndarray) -> np.ndarray:
+    """(T, K) per second of a path (T, K) at growing times (T,), differences over the neighbours; a single place stands."""
+    return np.gradient(path, time_s, axis=0) if len(path) > 1 else np.zeros_like(path)
+
+
+def ground_speeds(world_from_ego: np.ndarray, timestamps_ns: np.ndarray) -> np.ndarray:
+    """(T,) m/s on the ground of poses (T, 4, 4) at growing instants (T,) int64."""
+    return np.hypot(*path_velocity(world_from_ego[:, :2, 3], (timestamps_ns - timestamps_ns[0]) / NS_PER_S).T)
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """The ego vehicle's path: poses at strictly growing instants, interpolated on SE(3) between them."""

@@ -7,6 +7,7 @@ from scenes.errors import DataError
 from scenes.geometry import (
     NS_PER_S,
     Trajectory,
+    ground_speeds,
     interpolate_rigid,
     invert_rigid,
     pose_from_rigid,
@@ -132,3 +133,11 @@ def test_a_transform_that_is_not_rigid_is_refused(spoil):
         matrix = np.eye(3)
     with pytest.raises(DataError, match="here: expected"):
         validate_rigid(matrix, "here")
+
+
+def test_speeds_are_differences_over_the_neighbours():
+    world_from_ego = np.tile(np.eye(4), (3, 1, 1))
+    world_from_ego[:, :3, 3] = [[0, 0, 0], [3, 4, 9], [3, 4, 9]]  # 5 m on the ground within the first half second, then it stands
+    stamps = 7 * NS_PER_S + np.array([0, 1, 2]) * NS_PER_S // 2
+    assert ground_speeds(world_from_ego, stamps) == pytest.approx([10.0, 5.0, 0.0])
+    assert ground_speeds(world_from_ego[:1], stamps[:1]).tolist() == [0.0]

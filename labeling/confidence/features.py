@@ -8,7 +8,7 @@ from labeling.tracks.confidence import log_odds
 from labeling.tracks.duplicates import pairs_in_frames
 from scenes.boxes import CLASS_NAMES, VEHICLE_CLASSES
 from scenes.clips import Clip
-from scenes.geometry import NS_PER_S
+from scenes.geometry import NS_PER_S, ground_speeds
 
 GROUPS = {
     "vehicles": VEHICLE_CLASSES,
@@ -71,6 +71,7 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
     track = np.repeat(np.arange(len(arrays["length"])), arrays["length"])
     box_world, class_id = arrays["box_world"], arrays["class_id"][track]
     poses = np.stack([frame.world_from_ego for frame in clip.frames])
+    ego_mps = ground_speeds(poses, np.array([frame.timestamp_ns for frame in clip.frames]))
     range_m = np.hypot(*(box_world[:, :2] - poses[arrays["frames"], :2, 3]).T)
     odds, far = log_odds(arrays["box_probability"]), range_m / 10
     spread = np.log(np.maximum(np.nan_to_num(arrays["spread_m"], nan=UNKNOWN_SPREAD_M), LEAST_SPREAD_M))
@@ -90,7 +91,7 @@ def box_rows(clip: Clip, arrays: dict[str, np.ndarray]) -> BoxRows:
         np.log1p(_seconds_seen(clip, arrays, track))[track],
         arrays["is_static"][track].astype(np.float64),
         _rivals(arrays, GROUP_OF_CLASS[class_id]),
-        np.minimum(_ego_speeds(clip), MOST_SPEED_MPS)[arrays["frames"]] / 10,
+        np.minimum(ego_mps, MOST_SPEED_MPS)[arrays["frames"]] / 10,
     )
     return BoxRows(arrays["frames"], box_world, class_id, GROUP_OF_CLASS[class_id], range_m, np.stack(columns, axis=1))
 
@@ -121,10 +122,3 @@ def _rivals(arrays: dict[str, np.ndarray], group: np.ndarray) -> np.ndarray:
     np.maximum.at(surest, i, near * probability[j])
     np.maximum.at(surest, j, near * probability[i])
     return surest
-
-
-def _ego_speeds(clip: Clip) -> np.ndarray:
-    """(T,) m/s on the ground."""
-    place = np.stack([frame.world_from_ego[:2, 3] for frame in clip.frames])
-    time_s = np.array([frame.timestamp_ns - clip.frames[0].timestamp_ns for frame in clip.frames]) / NS_PER_S
-    return np.hypot(*np.gradient(place, time_s, axis=0).T) if len(place) > 1 else np.zeros(len(place))

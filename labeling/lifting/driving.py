@@ -10,7 +10,7 @@ from labeling.lifting.fitting import LARGEST_STEP, ROBUST, Linear, Priors, edge_
 from labeling.lifting.observations import Observations
 from labeling.lifting.road import Road
 from labeling.lifting.settings import LiftingSettings
-from scenes.geometry import wrap_angle
+from scenes.geometry import path_velocity, wrap_angle
 
 ROUNDS = 20
 SLIP_ALIKE_S = 0.3
@@ -35,11 +35,6 @@ class DrivenFit:
     def velocity(self, time_s: np.ndarray) -> np.ndarray:
         """(S, 2) m/s at the frames' times (S,)."""
         return path_velocity(self.path[:, :2], time_s)
-
-
-def path_velocity(path: np.ndarray, time_s: np.ndarray) -> np.ndarray:
-    """(S, 2) m/s of a path (S, 2)."""
-    return np.gradient(path, time_s, axis=0) if len(path) > 1 else np.zeros_like(path)
 
 
 def smoothness(time_s: np.ndarray, order: int, scale: float) -> np.ndarray:

@@ -6,14 +6,14 @@ from functools import cached_property
 import numpy as np
 
 from labeling.lifting.clearance import few_poses
-from labeling.lifting.driving import DrivenFit, DrivenSolve, first_path, path_velocity
+from labeling.lifting.driving import DrivenFit, DrivenSolve, first_path
 from labeling.lifting.fitting import Fit, P, Priors, fit_standing, independent_weights, start_places
 from labeling.lifting.image_boxes import KIND_OF_CLASS
 from labeling.lifting.observations import Observations
 from labeling.lifting.road import Road
 from labeling.lifting.settings import LiftingSettings
 from scenes.boxes import CLASS_NAMES, Box3D
-from scenes.geometry import invert_rigid, wrap_angle
+from scenes.geometry import invert_rigid, path_velocity, wrap_angle
 
 FIRST_LOOKS = 12
 """So many observations, evenly spread, are enough for a first guess."""

@@ -16,7 +16,7 @@ from scenes.atomic import atomic_folder, check_schema_version, read_json
 from scenes.boxes import CLASS_NAMES, Box3D, Boxes
 from scenes.clips import Clip, find_clips
 from scenes.errors import DataError, SurroundError
-from scenes.geometry import NS_PER_S
+from scenes.geometry import NS_PER_S, path_velocity
 from scenes.layers import LabelLayer, write_layer_files
 
 CREATED_BY = "labeling.review"
@@ -239,7 +239,7 @@ def _renew_velocities(clip: Clip, table: FlatLayer, track: int, moved: set[int])
     if len(rows) < 2 or not moved:
         return
     seconds = np.array([clip.frames[f].timestamp_ns for f in table.frame[rows]]) / NS_PER_S
-    velocity = np.gradient(table.boxes.box[rows, :2], seconds - seconds[0], axis=0)
+    velocity = path_velocity(table.boxes.box[rows, :2], seconds - seconds[0])
     touched = np.isin(table.frame[rows], list(moved))
     touched |= np.append(touched[1:], False) | np.append(False, touched[:-1])
     table.boxes.box[rows[touched], Box3D.VX : Box3D.VY + 1] = velocity[touched]

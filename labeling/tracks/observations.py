@@ -9,6 +9,7 @@ from labeling.tracks.kalman import invert_2x2
 from labeling.tracks.rows import TrackRows
 from labeling.tracks.settings import GroupSettings
 from scenes.boxes import Box3D
+from scenes.geometry import ground_speeds
 
 HEADING_WINDOW_S = 1.0
 """Over this time (standard deviation) a heading's axis is averaged before front and rear are voted on."""
@@ -103,12 +104,6 @@ def reanchored_centres(box: np.ndarray, size: np.ndarray, sensor_xy: np.ndarray,
     return centre
 
 
-def ego_speeds(evidence: Evidence) -> np.ndarray:
-    """(T,) m/s of the ego vehicle on the ground."""
-    place = evidence.world_from_ego[:, :2, 3]
-    return np.hypot(*np.gradient(place, evidence.time_s, axis=0).T) if len(place) > 1 else np.zeros(len(place))
-
-
 def pose_doubts(evidence: Evidence) -> np.ndarray:
     """(T,) m/s: the largest jump of the ego vehicle's speed within `DOUBT_S`, less what a vehicle can do between two frames.
 
@@ -151,6 +146,7 @@ def observe(evidence: Evidence, chains: list[np.ndarray], frames: list[np.ndarra
     box[:, :2] = reanchored_centres(box, size[seen.owner], sensor_xy, settings.keep_near_face)
     slot = life.first[seen.owner] + at - frame[life.first][seen.owner]
     information = invert_2x2(evidence.position_covariance(settings.noise, row))[0]
-    every = (frame, evidence.time_s[frame], ego_speeds(evidence)[frame], pose_doubts(evidence)[frame])
+    ego_mps = ground_speeds(evidence.world_from_ego, evidence.timestamps_ns)
+    every = (frame, evidence.time_s[frame], ego_mps[frame], pose_doubts(evidence)[frame])
     columns = (slot, box, information, weight, size, velocity_stds(evidence, settings.noise, row), front_votes)
     return Observations(seen, life, row, *every, *columns)
