@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from scenes.errors import SurroundError
+from scenes.errors import SurroundError, one_sentence
 from scenes.simulator.command import simulate
 from training.checkpoints import SHIPPED, strip_checkpoint
 
@@ -56,7 +56,5 @@ def make(
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("engine.shipped"):
         tyro.cli(make)
-    except SurroundError as error:
-        sys.exit(f"engine.shipped: {error}")

@@ -9,7 +9,7 @@ import pytest
 from fusion.grid import BevGrid
 from labeling.clip_labels import label_clip
 from labeling.confidence.features import FEATURES, GROUP_NAMES, BoxRows, box_rows
-from labeling.confidence.fit import checked, redrawn
+from labeling.confidence.fit import checked, main, redrawn
 from labeling.confidence.model import CentreModel, fitted_model
 from labeling.confidence.stage import confidence_path
 from labeling.confidence.truth import calibration_error, distances_to_truth
@@ -205,3 +205,11 @@ def test_impossible_probabilities_are_refused_with_their_row(tmp_path):
     path = write_layer(tmp_path, LabelLayer("auto@x", {0: boxes}))
     with pytest.raises(DataError, match="row 1: expected probabilities"):
         read_layer(path)
+
+
+@pytest.mark.parametrize(("folders", "reason"), [(["nowhere"], "nowhere: expected a folder of clips"), ([], "expected folders of")])
+def test_fitting_on_nothing_is_one_sentence_and_status_2(folders, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(folders)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith(f"labeling.confidence.fit: {reason}") and said.count("\n") == 1

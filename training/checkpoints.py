@@ -16,7 +16,7 @@ from torch import Tensor
 from fusion.config import ModelConfig
 from fusion.model import Surround
 from scenes.atomic import atomic_file
-from scenes.errors import ConfigError, DataError
+from scenes.errors import ConfigError, DataError, one_sentence
 
 FORMAT = "surround4d"
 SCHEMA_VERSION = 1
@@ -163,7 +163,8 @@ def main() -> None:
         """
         strip_checkpoint(source, target, half)
 
-    tyro.cli(strip)
+    with one_sentence("training.checkpoints"):
+        tyro.cli(strip)
 
 
 if __name__ == "__main__":

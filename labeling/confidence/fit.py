@@ -3,6 +3,7 @@
 python -m labeling.confidence.fit CLIPS... --layer auto@first --check OTHER_CLIPS... --out weights.json --page reliability.html
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ from labeling.stages import read_arrays
 from labeling.tracks.settings import ConfidenceSettings
 from scenes.boxes import CENTRE_DISTANCES_M
 from scenes.clips import Clip, find_clips
-from scenes.errors import DataError
+from scenes.errors import ConfigError, DataError, one_sentence
 from scenes.report import Curve, Report
 
 FEW_CLIPS = 8
@@ -141,6 +142,8 @@ def fit(
         model = fitted_model(rows, distances, ridge)
         return model.with_own_widest() if own_widest else model
 
+    if not clips:
+        raise ConfigError("expected folders of labelled clips to fit on, got none; give at least one")
     console = Console(width=130)
     rows, distances = known_boxes(list(clips), layer, truth)
     notes: dict = {"clips": len(rows), "boxes": int(sum(len(part) for part in rows))}
@@ -167,9 +170,10 @@ def fit(
     return model
 
 
-def main() -> None:
-    """The command line."""
-    tyro.cli(fit)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; bad input ends it with one sentence and exit status 2."""
+    with one_sentence("labeling.confidence.fit"):
+        tyro.cli(fit, args=arguments)
 
 
 if __name__ == "__main__":

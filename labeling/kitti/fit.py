@@ -18,6 +18,7 @@ from labeling.kitti.settings import TUNED_ON, KittiClass, kitti_classes
 from labeling.tracks.confidence import FEATURES, fitted_weights
 from labeling.tracks.tracking import SolvedGroup
 from scenes.boxes import transform_each_box
+from scenes.errors import one_sentence
 from scenes.geometry import invert_rigid
 from scenes.readers.kitti import KittiRows, read_kitti_rows
 
@@ -73,4 +74,5 @@ def main(root: Path = Path("../shared/realdata/kitti_tracking")) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with one_sentence("labeling.kitti.fit"):
+        tyro.cli(main)

@@ -20,7 +20,7 @@ from labeling.tracks.settings import GroupSettings, TrackingSettings
 from labeling.tracks.tracking import link_clip, solve_groups
 from labeling.tracks.trajectory import SolvedTracks
 from scenes.clips import Clip, find_clips
-from scenes.errors import ConfigError, DataError
+from scenes.errors import ConfigError, DataError, one_sentence
 from scenes.layers import LabelLayer
 
 RIGHT_M = 2.0
@@ -114,4 +114,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with one_sentence("labeling.tracks.calibration"):
+        tyro.cli(main)
