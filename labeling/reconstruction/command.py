@@ -7,10 +7,10 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
 from labeling.reconstruction.settings import ReconstructionSettings
 from labeling.reconstruction.stage import reconstruct_clip
+from labeling.telling import tell
 from scenes.atomic import atomic_folder, read_json
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError, SurroundError
@@ -43,7 +43,7 @@ def reconstruct(
             console.print(f"{path.name}: {told}", highlight=False, markup=False, soft_wrap=True)
         except SurroundError as error:
             failures += 1
-            console.print(Text.assemble(("failed ", "red"), str(error)), soft_wrap=True)
+            tell(console, "failed", str(error))
     return 2 if failures else 0
 
 

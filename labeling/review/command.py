@@ -12,6 +12,7 @@ from rich.text import Text
 from labeling.review.corrections import COUNTS, import_package
 from labeling.review.package import track_name, write_package
 from labeling.review.queue import QueueEntry, clip_entries, ranked_queue
+from labeling.telling import tell
 from scenes.clips import Clip, find_clips
 from scenes.errors import ConfigError, DataError
 
@@ -73,7 +74,7 @@ def export_queue(settings: Export) -> int:
     troubles += write_package(settings.out, queue, settings.layer, kept)
     print_queue(console, queue)
     for trouble in troubles:
-        console.print(Text.assemble(("left out ", "red"), trouble), soft_wrap=True)
+        tell(console, "left out", trouble)
     console.print(f"wrote {settings.out}; how to go on: docs/REVIEW.md", soft_wrap=True, highlight=False, markup=False)
     return 2 if troubles else 0
 
@@ -101,7 +102,7 @@ def import_corrections(settings: Import) -> int:
     console.print(table)
     for result in results:
         for note in result.notes:
-            console.print(Text.assemble(("note ", "yellow"), note), soft_wrap=True)
+            tell(console, "note", note)
         if result.failure:
-            console.print(Text.assemble(("failed ", "red"), result.failure), soft_wrap=True)
+            tell(console, "failed", result.failure)
     return 2 if any(result.failure for result in results) else 0
