@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from labeling.job import JobReport, run_job, shard_of
+from labeling.job import JobReport, check_files, run_job, shard_of
 from labeling.job_report import COUNTS, html_report
 from labeling.kitti.layout import label_sequence, sequence_names, write_results
 from labeling.kitti.settings import kitti_classes
@@ -52,7 +52,8 @@ def label(
 ) -> int:
     """Label clips with hindsight: detections of all frames become tracks, tracks become one smooth trajectory each, written as a layer.
 
-    Run again, it does only what changed; killed, it goes on where it was. The exit status is 2 if any clip failed.
+    Run again, it does only what changed; killed, it goes on where it was. The exit status is 2 if any clip failed, or none was begun
+    because a file that all need cannot be used.
 
     Args:
         clips: Folders of clips, searched in depth.
@@ -102,6 +103,7 @@ def label(
         refine_motion=RefineMotion(refine_motion),
     )
     chosen = shard_of(find_clips(list(clips)), shard)
+    check_files(settings)
     console = Console()
     done = run_job(chosen, settings, workers, console, ray)
     suffix = "" if shard == "1/1" else "-" + shard.replace("/", "of")

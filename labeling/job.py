@@ -7,12 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 from labeling.clip_labels import label_clip
+from labeling.confidence.model import CentreModel
+from labeling.confidence.stage import confidence_path
 from labeling.executors import by_processes, by_ray, here
+from labeling.lifting.detector import open_detector
+from labeling.lifting.people_boxes import read_drawn
 from labeling.settings import LabelSettings
 from labeling.stages import StageResult
+from labeling.telling import tell
 from scenes.errors import ConfigError, SurroundError
 
 
@@ -75,6 +79,19 @@ def shard_of(clips: list[Path], shard: str) -> list[Path]:
     return clips[int(part) - 1 :: int(parts)]
 
 
+def check_files(settings: LabelSettings) -> None:
+    """Reads the files that every clip is labelled with; one that cannot be used is refused with `DataError` before a clip is begun."""
+    if settings.teacher is not None:
+        from training.checkpoints import load_checkpoint  # brings torch
+
+        load_checkpoint(settings.teacher)
+    if settings.detector is not None:
+        open_detector(settings.detector, settings.lifting.detector.score, 0, 1)
+    if settings.boxes2d is not None:
+        read_drawn(settings.boxes2d)
+    CentreModel.load(confidence_path(settings))
+
+
 def label_one(clip_path: Path, settings: LabelSettings) -> ClipOutcome:
     """Labels one clip; whatever goes wrong with it becomes its sentence."""
     done: list[StageResult] = []
@@ -117,7 +134,7 @@ def run_job(clips: list[Path], settings: LabelSettings, workers: int, console: C
             failed += bool(outcome.failure)
             progress.update(task, advance=1, last=f"{failed} failed   {clip.name}" if failed else clip.name)
             if outcome.failure:
-                progress.console.print(Text.assemble(("failed ", "red"), outcome.failure), soft_wrap=True)
+                tell(progress.console, "failed", outcome.failure)
             for note in outcome.notes:
-                progress.console.print(Text.assemble(("note ", "yellow"), note), soft_wrap=True)
+                tell(progress.console, "note", note)
     return JobReport(settings.layer, [outcomes[clip] for clip in clips])

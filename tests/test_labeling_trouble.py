@@ -28,6 +28,7 @@ from scenes.errors import ConfigError, DataError
 from scenes.geometry import NS_PER_S
 from scenes.layers import LabelLayer, write_layer
 from scenes.tables import read_table, write_table
+from surround4d import main
 
 SETTINGS = LabelSettings("auto@test", evidence="truth", pictures=False)
 QUIET = Console(quiet=True)
@@ -145,6 +146,15 @@ def test_a_detector_file_with_other_outputs_is_one_sentence_a_clip(clips, tmp_pa
     report = run_job(clips, LabelSettings("auto@cold", detector=path, pictures=False), 1, QUIET)
     assert all("other.onnx" in outcome.failure and "error of ours" not in outcome.failure for outcome in report.outcomes)
     assert not any("auto@cold" in Clip.open(clip).layer_names for clip in clips)
+
+
+@pytest.mark.parametrize("option", ["teacher", "detector", "boxes2d", "confidence"])
+def test_a_mistyped_file_is_one_sentence_before_any_clip_is_begun(clips, option, capsys):
+    evidence = () if option != "confidence" else ("--evidence", "truth")
+    assert main(["label", *map(str, clips), f"--{option}", "nowhere/file.json", *evidence]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("surround4d label: nowhere/file.json: ") and said.err.count("\n") == 1
+    assert not any((clip / "labeling").exists() for clip in clips)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(clips, monkeypatch):
