@@ -11,9 +11,10 @@ from functools import lru_cache
 import numpy as np
 
 from export.manifest import MIN_DYNAMIC_CAMERAS
+from export.poses import EgoPoses
 from scenes.cameras import Camera, camera_arrays, network_camera
 from scenes.errors import DataError
-from scenes.geometry import NS_PER_S, Trajectory, invert_rigid
+from scenes.geometry import NS_PER_S, invert_rigid
 
 ResizePlan = tuple[int, int, int, int]
 """Resized width, resized height, left, top: see `scenes.cameras.network_camera`."""
@@ -166,21 +167,13 @@ class FeedCounters:
     bad_pose: int = 0
     bad_stamp: int = 0
     incomplete_steps: int = 0
+    steps_without_pose: int = 0
+    """Steps that had pictures, but no ego pose within `StepFeed.max_gap_s` by their deadline."""
 
 
 def _is_stamp(value) -> bool:
     """A time stamp is a whole number of nanoseconds; NaN, None and text are not."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_rigid(dst_from_src) -> bool:
-    """Whether it is a finite 4x4 matrix that turns and moves without scaling or mirroring."""
-    matrix = np.asarray(dst_from_src)
-    if matrix.shape != (4, 4) or matrix.dtype.kind not in "fiu" or not np.isfinite(matrix).all():
-        return False
-    rotation = matrix[:3, :3].astype(np.float64)
-    straight = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
-    return bool(straight and np.array_equal(matrix[3], [0, 0, 0, 1]))
 
 
 @dataclass
@@ -196,30 +189,23 @@ class StepFeed:
     deadline_s: float
     max_gap_s: float = 2.0
     """Pictures of more than half of the cameras further than this from the step being assembled mean that the clock jumped:
-    the feed starts anew there. A single camera with a broken clock is merely dropped."""
+    the feed starts anew there. A single camera with a broken clock is merely dropped. Ego poses further than this from a step say nothing
+    about it: a step without a nearer one is left out."""
     counters: FeedCounters = field(default_factory=FeedCounters)
     _reference_ns: int | None = None
     _pending: dict[str, list[Picture]] = field(default_factory=dict)
-    _pose_times_ns: list[int] = field(default_factory=list)
-    _poses: list[np.ndarray] = field(default_factory=list)
     _jumped: bool = False
     _strayed: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._ego = EgoPoses(self.max_gap_s)
+
     def push_pose(self, timestamp_ns: int, world_from_ego: np.ndarray) -> None:
-        """An ego pose; what is no rigid transform or not newer than the last one is counted and dropped."""
+        """An ego pose; what is no rigid transform or not newer than the last one is counted and dropped, see `EgoPoses.push`."""
         if not _is_stamp(timestamp_ns):
             self.counters.bad_stamp += 1
             return
-        jumped_back = bool(self._pose_times_ns) and timestamp_ns < self._pose_times_ns[-1] - self.max_gap_s * NS_PER_S
-        if jumped_back:
-            self._pose_times_ns, self._poses = [], []
-        old = bool(self._pose_times_ns) and timestamp_ns <= self._pose_times_ns[-1]
-        if old or not _is_rigid(world_from_ego):
-            self.counters.bad_pose += 1
-            return
-        self._pose_times_ns.append(int(timestamp_ns))
-        self._poses.append(np.array(world_from_ego, dtype=np.float64))
-        del self._pose_times_ns[:-64], self._poses[:-64]
+        self.counters.bad_pose += not self._ego.push(timestamp_ns, world_from_ego)
 
     def push(self, camera: str, timestamp_ns: int, image: np.ndarray | None) -> None:
         """A picture of one camera, taken at `timestamp_ns`. Nothing is raised: what cannot be used is counted and dropped."""
@@ -249,8 +235,11 @@ class StepFeed:
         self.counters.accepted += 1
 
     def poll(self, now_ns: int) -> ReadyStep | None:
-        """The next step if it is complete or due at `now_ns`; None if it is better to wait or if no pose is known yet."""
-        if self._reference_ns is None or not self._poses:
+        """The next step if it is complete or due at `now_ns`.
+
+        None if it is better to wait, if no pose is known yet, or if the step is due and has no picture or no pose near it.
+        """
+        if self._reference_ns is None or not len(self._ego):
             return None
         reference_ns, half_ns = self._reference_ns, self.period_s * NS_PER_S / 2
         chosen = {}
@@ -261,14 +250,19 @@ class StepFeed:
         due = now_ns >= reference_ns + self.deadline_s * NS_PER_S
         if len(chosen) < len(self.camera_names) and not due:
             return None
+        path = self._ego.around(reference_ns)
+        if path is None and not due:
+            return None
         self._advance(now_ns)
         if not chosen:
             return None
+        if path is None:
+            self.counters.steps_without_pose += 1
+            return None
         self.counters.incomplete_steps += len(chosen) < len(self.camera_names)
-        poses = Trajectory(np.array(self._pose_times_ns), np.stack(self._poses))
-        pictures = {n: Picture(p.timestamp_ns, p.image, poses.at(p.timestamp_ns)) for n, p in chosen.items()}
+        pictures = {n: Picture(p.timestamp_ns, p.image, path.at(p.timestamp_ns)) for n, p in chosen.items()}
         jumped, self._jumped = self._jumped, False
-        return ReadyStep(reference_ns, pictures, poses.at(reference_ns), jumped)
+        return ReadyStep(reference_ns, pictures, path.at(reference_ns), jumped)
 
     def _advance(self, now_ns: int) -> None:
         """Moves on to the next reference time and forgets the pictures before it; skips what can no longer be met."""

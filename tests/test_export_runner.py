@@ -447,6 +447,51 @@ def test_stamps_and_poses_that_are_none_are_counted_and_dropped():
     assert feed.poll(1 * MS) is not None
 
 
+def steps_of(feed: StepFeed, first: int, last: int) -> list[int]:
+    """Reference times in ms of the steps that one camera's pictures at 10 Hz make, from `first` to before `last` (ms)."""
+    made = []
+    for stamp in range(first, last, 100):
+        feed.push("a", stamp * MS, np.zeros((2, 2, 3), np.uint8))
+        step = feed.poll((stamp + 60) * MS)
+        made += [step.reference_ns // MS] if step else []
+    return made
+
+
+def test_steps_without_a_pose_near_them_are_left_out_until_poses_come_again():
+    feed = feed_of("a")  # poses until 950 ms
+    assert steps_of(feed, 0, 4000) == list(range(0, 3000, 100))
+    assert feed.counters.steps_without_pose == 10
+    for stamp in (3990, 4040):
+        feed.push_pose(stamp * MS, drive(7))
+    feed.push("a", 4000 * MS, np.zeros((2, 2, 3), np.uint8))
+    step = feed.poll(4001 * MS)
+    assert step is not None and step.world_from_ego == pytest.approx(drive(7)) and not step.clock_jumped
+
+
+def test_a_pose_that_comes_after_its_step_is_waited_for_until_the_deadline():
+    feed = feed_of("a")
+    steps_of(feed, 0, 3000)
+    feed.push("a", 3000 * MS, np.zeros((2, 2, 3), np.uint8))
+    assert feed.poll(3001 * MS) is None
+    feed.push_pose(3000 * MS, drive(3))
+    step = feed.poll(3002 * MS)
+    assert step is not None and step.world_from_ego == pytest.approx(drive(3))
+
+
+def test_one_pose_of_another_clock_loses_no_step_and_two_begin_a_new_path():
+    feed = feed_of("a")
+    for k in range(20, 60):
+        feed.push_pose(k * 50 * MS, drive(k))
+    feed.push_pose(0, drive(9))  # a broken stamp
+    assert feed.counters.bad_pose == 1
+    assert steps_of(feed, 0, 3000) == list(range(0, 3000, 100))
+    for stamp in (2999, 1, 51):
+        feed.push_pose(stamp * MS, drive(9))
+    assert feed.counters.bad_pose == 2
+    feed.push("a", 3000 * MS, np.zeros((2, 2, 3), np.uint8))
+    assert feed.poll(3060 * MS) is None and feed.counters.steps_without_pose == 1
+
+
 def live_drive(network, camera_faults) -> tuple[LiveRunner, list[LiveStep]]:
     """Ten steps of the five-camera rig at 10 Hz; `camera_faults(k, stamp, image)` says what camera `left` delivers."""
     rig = five_camera_rig(*CONFIG.input_hw)
