@@ -44,8 +44,10 @@ class Finding:
     """What, why and what to do."""
 
 
-def lint(model: ModelProto, targets: Sequence[str] = DEFAULT_TARGETS) -> list[Finding]:
+def lint(model: ModelProto, targets: Sequence[str] = DEFAULT_TARGETS, path: Path | None = None) -> list[Finding]:
     """Everything that the targets would refuse or compute otherwise, in the order of the nodes.
+
+    `path` is the file of the model; where its weights take more than 2 GB, onnxruntime can be asked about that alone.
 
     Raises:
         ConfigError: an unknown target.
@@ -57,7 +59,7 @@ def lint(model: ModelProto, targets: Sequence[str] = DEFAULT_TARGETS) -> list[Fi
     findings = []
     for target in targets:
         if target == ONNXRUNTIME:
-            findings += _onnxruntime_findings(model, graph)
+            findings += _onnxruntime_findings(model if path is None else path)
             continue
         findings += _file_findings(graph, target)
         for number, node in enumerate(graph.nodes):
@@ -114,14 +116,15 @@ def _border_findings(graph: Graph, target: str, name: str) -> Iterator[Finding]:
         yield Finding(target, Effect.REFUSED, "dynamic_shape", f"{kind} {name}", sentence)
 
 
-def _onnxruntime_findings(model: ModelProto, graph: Graph) -> list[Finding]:
+def _onnxruntime_findings(model: ModelProto | Path) -> list[Finding]:
     """onnxruntime is asked itself: the checker first, then a session on the CPU."""
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(model) if isinstance(model, Path) else model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        content = str(model) if isinstance(model, Path) else model.SerializeToString()
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the checker and onnxruntime raise many classes; every one of them means refused
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return [Finding(ONNXRUNTIME, Effect.REFUSED, "session", "file", f"{lines[0][:300] if lines else error!r}; mend the file")]
@@ -138,7 +141,7 @@ def lint_file(
         file: Any ONNX file.
         target: One or more of tensorrt8.6, tensorrt10, tensorrt11, onnxruntime.
     """
-    findings = lint(read_onnx(file), target)
+    findings = lint(read_onnx(file), target, file)
     console = Console(highlight=False)
     if not findings:
         console.print(f"{file}: nothing found for {', '.join(target)}")

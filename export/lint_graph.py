@@ -1,12 +1,16 @@
 """What do lint rules ask of an ONNX graph? Types, ranks, shapes and constants by tensor name, subgraphs included."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import onnx
+from google.protobuf.message import EncodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+MOST_READ = 4096
+"""Constants of more numbers than this are weights: no shape is computed from them."""
 
 
 class Graph:
@@ -21,8 +25,8 @@ class Graph:
         self.ranks: dict[str, int] = {name: len(tensor.dims) for name, tensor in self.constants.items()}
         self.shapes: dict[str, list[int | str | None]] = {name: list(tensor.dims) for name, tensor in self.constants.items()}
         try:
-            inferred = onnx.shape_inference.infer_shapes(model)
-        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            inferred = onnx.shape_inference.infer_shapes(without_weights(model))
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, EncodeError):
             inferred = model
         for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
             if not value.type.HasField("tensor_type"):
@@ -50,6 +54,23 @@ class Graph:
     def is_computed(self, node: NodeProto, position: int) -> bool:
         """Whether the node has an input there that is not a constant."""
         return len(node.input) > position and bool(node.input[position]) and node.input[position] not in self.constants
+
+
+def without_weights(model: ModelProto) -> ModelProto:
+    """The same model whose weights have types and shapes, but no values: no message of more than 2 GB can be serialised."""
+    graph = model.graph
+    light = GraphProto(
+        name=graph.name,
+        node=graph.node,
+        input=graph.input,
+        output=graph.output,
+        value_info=graph.value_info,
+        sparse_initializer=graph.sparse_initializer,
+    )
+    for tensor in graph.initializer:
+        heavy = math.prod(tensor.dims) > MOST_READ
+        light.initializer.append(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims) if heavy else tensor)
+    return ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions, graph=light)
 
 
 def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:

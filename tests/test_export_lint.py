@@ -3,9 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from export.lint import DEFAULT_TARGETS, TARGETS, grouped, lint, lint_file, read_onnx
+from export.lint_graph import Graph, without_weights
 from export.lint_rules import TENSORRT_8, TENSORRT_10, TENSORRT_11, Effect
 from scenes.errors import ConfigError, DataError
 
@@ -249,9 +251,36 @@ def test_files_without_their_weights_are_told_whole(tmp_path):
     path = tmp_path / "outside.onnx"
     onnx.save(model, str(path), save_as_external_data=True, location="outside.data", size_threshold=0)
     assert lint_file(path) == 0
+    (tmp_path / "outside.data").write_bytes(b"only a part")
+    with pytest.raises(DataError, match=r"not readable as ONNX .*or bring the files that belong to it"):
+        lint_file(path)
     (tmp_path / "outside.data").unlink()
     with pytest.raises(DataError, match=r"not readable as ONNX .*outside\.data.*or bring the files that belong to it"):
         lint_file(path)
+
+
+def test_weights_too_large_for_one_message_are_not_serialised(tmp_path, monkeypatch):
+    """A stand-in for 2 GB: whatever serialises a model with its weights fails."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = model_of(nodes, [("x", F, [1, 64])], [("z", F, [1, 80])], {"w": np.ones((64, 80), np.float32)})
+    model.graph.node.append(helper.make_node("Identity", ["y"], ["z"]))
+    path = tmp_path / "outside.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="outside.data", size_threshold=0)
+    model = read_onnx(path)
+    assert without_weights(model).ByteSize() < 1000 < model.ByteSize()
+    assert Graph(model).shapes["y"] == [1, 80]
+    infer_shapes, check_model = onnx.shape_inference.infer_shapes, onnx.checker.check_model
+    monkeypatch.setattr("onnx.shape_inference.infer_shapes", lambda given: infer_shapes(small_enough(given)))
+    monkeypatch.setattr("onnx.checker.check_model", lambda given: check_model(small_enough(given)))
+    assert lint_file(path) == 0
+    assert [finding.target for finding in lint(model)] == ["onnxruntime"]  # without its file it cannot be asked
+
+
+def small_enough(given: onnx.ModelProto | str) -> onnx.ModelProto | str:
+    """What is given; a model with weights is refused, as protobuf refuses it."""
+    if isinstance(given, onnx.ModelProto) and given.ByteSize() > 10_000:
+        raise EncodeError("Failed to serialize proto")
+    return given
 
 
 def test_findings_that_say_the_same_are_one_line():
