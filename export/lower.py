@@ -17,6 +17,7 @@ from export.networks import LoadedNetwork
 from export.onnx_graph import attach_manifest
 from export.precision import Lowering, PrecisionChoice, RecordedStep, choose_parts, dense_error, keep_worst, measured_parts, record_steps
 from export.runner import OnnxNetwork, initial_state
+from export.static_norms import choose_norms, norm_lowering, observed_statistics
 from export.synthetic import synthetic_steps, verification_rigs
 from export.worthwhile import slower_parts
 from scenes.clips import Clip
@@ -45,6 +46,8 @@ class PrecisionBudget:
 HALF_BUDGET = PrecisionBudget(0.001, 2e-3, 5e-3, points_alone=False)
 INT8_BUDGET = PrecisionBudget(0.005, 3e-2, 6e-2, points_alone=True)
 """Half of the points that may be lost, because they are counted on the clips where the parts are chosen; others are measured on later."""
+NORM_POINTS = 0.0025
+"""Of mean AP, for constant statistics of group normalisations alone; they count within `INT8_BUDGET` too."""
 BUDGETS = {"fp16": HALF_BUDGET, **dict.fromkeys(STYLES, INT8_BUDGET)}
 
 
@@ -97,10 +100,15 @@ def lowered(
     if precision not in BUDGETS:
         raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}; choose one")
     steps = record_steps(proto, calibration_drives(network, manifest, samples.clips), initial_state(manifest))
-    lowering, budget = lowering_of(proto, precision, steps), BUDGETS[precision]
+    budget = BUDGETS[precision]
     told: dict = {"against": "the fp32 graph, one step, relative L2 error of dense answers", "steps": len(steps)}
-    if samples.clips and samples.against:
-        judge = judge or Judge(proto, manifest, samples)
+    judge = (judge or Judge(proto, manifest, samples)) if samples.clips and samples.against else None
+    if judge is not None and precision == FOR_PROCESSORS:
+        norms = norm_lowering(proto, observed_statistics(proto, [step.feed for step in steps]))
+        proto, chosen, trail = choose_norms(norms, judge.points_lost, NORM_POINTS, progress)
+        told["constant_statistics"] = {"norms": chosen, "points": trail}
+    lowering = lowering_of(proto, precision, steps)
+    if judge is not None:
         part, total = (np.inf, np.inf) if budget.points_alone else (budget.part, budget.total)
         result, choice = choose_parts(lowering, steps, part, total, progress)
         told["points"] = _keep_until(judge, lowering, choice, steps, budget.points, progress)
