@@ -38,7 +38,7 @@ def precision(
     out: Path,
     against: str = "truth",
     precisions: tuple[str, ...] = PRECISIONS[1:],
-    calibration_clips: int = 6,
+    calibration_clips: int = 12,
     layers: int | None = None,
     input_size: str = "",
     torch: bool = True,

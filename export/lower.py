@@ -15,7 +15,17 @@ from export.int8 import STYLES, UNSIGNED, int8_lowering
 from export.manifest import Manifest
 from export.networks import LoadedNetwork
 from export.onnx_graph import attach_manifest
-from export.precision import Lowering, PrecisionChoice, RecordedStep, choose_parts, dense_error, keep_worst, measured_parts, record_steps
+from export.precision import (
+    Lowering,
+    PrecisionChoice,
+    RecordedStep,
+    answered_by,
+    choose_parts,
+    dense_error,
+    keep_worst,
+    measured_parts,
+    record_steps,
+)
 from export.runner import OnnxNetwork, initial_state
 from export.static_norms import choose_norms, norm_lowering, observed_statistics
 from export.synthetic import synthetic_steps, verification_rigs
@@ -103,29 +113,30 @@ def lowered(
     budget = BUDGETS[precision]
     told: dict = {"against": "the fp32 graph, one step, relative L2 error of dense answers", "steps": len(steps)}
     judge = (judge or Judge(proto, manifest, samples)) if samples.clips and samples.against else None
+    by_parts = steps  # what the parts are measured against
     if judge is not None and precision == FOR_PROCESSORS:
         norms = norm_lowering(proto, observed_statistics(proto, [step.feed for step in steps]))
-        proto, chosen, trail = choose_norms(norms, judge.points_lost, NORM_POINTS, progress)
-        told["constant_statistics"] = {"norms": chosen, "points": trail}
+        if norms.parts:
+            proto, chosen, trail = choose_norms(norms, judge.points_lost, NORM_POINTS, progress)
+            told["constant_statistics"] = {"norms": chosen, "points": trail}
+            by_parts = answered_by(proto, steps)
     lowering = lowering_of(proto, precision, steps)
+    part, total = (np.inf, np.inf) if judge is not None and budget.points_alone else (budget.part, budget.total)
+    result, choice = choose_parts(lowering, by_parts, part, total, progress)
+    chosen_first = choice.rules
     if judge is not None:
-        part, total = (np.inf, np.inf) if budget.points_alone else (budget.part, budget.total)
-        result, choice = choose_parts(lowering, steps, part, total, progress)
-        told["points"] = _keep_until(judge, lowering, choice, steps, budget.points, progress)
-        if len(told["points"]) > 1:
-            result = lowering.convert(choice.rules)
-            choice.error = dense_error(result, steps)
-    else:
-        result, choice = choose_parts(lowering, steps, budget.part, budget.total, progress)
+        if budget.points_alone:
+            _take_best_rules(judge, lowering, choice, progress)
+        told["points"] = _keep_until(judge, lowering, choice, by_parts, budget.points, progress)
     if precision == FOR_PROCESSORS:
         slower = slower_parts(lowering, choice.rules, steps[-1].feed)
         progress(f"no faster than in fp32, and therefore left in it: {', '.join(slower) or 'nothing'}")
         told["fp32_because_faster"] = slower
         for entry in choice.parts:
             entry.kept |= entry.part in slower
-        if slower:
-            result = lowering.convert(choice.rules)
-            choice.error = dense_error(result, steps)
+    if choice.rules != chosen_first:
+        result = lowering.convert(choice.rules)
+    choice.error = dense_error(result, steps)
     verification = {**manifest.verification, "precision": told | _choice_json(choice)}
     return result, replace(manifest, precision=precision, verification=verification)
 
@@ -135,6 +146,17 @@ def lowering_of(proto: ModelProto, precision: str, steps: list[RecordedStep]) ->
     if precision == "fp16":
         return half_lowering(proto)
     return int8_lowering(proto, calibrate(proto, [step.feed for step in steps]), STYLES[precision])
+
+
+def _take_best_rules(judge: Judge, lowering: Lowering, choice: PrecisionChoice, progress: Callable[[str], None]) -> None:
+    """One rule for all parts instead of each part's own, where mean AP likes that better: it need not agree with the dense answers."""
+    own = {entry.part: entry.rule for entry in choice.parts}
+    attempts = {"each its own": own} | {rule: dict.fromkeys(own, rule) for rule in lowering.rules}
+    lost = {name: judge.points_lost(lowering.convert(rules)) for name, rules in attempts.items()}
+    progress("mean AP falls by " + ", ".join(f"{points:.4f} (ranges: {name})" for name, points in lost.items()))
+    best = attempts[min(lost, key=lambda name: lost[name])]
+    for entry in choice.parts:
+        entry.rule = best[entry.part]
 
 
 def _keep_until(

@@ -31,11 +31,16 @@ class PartError:
 
     part: str
     rule: str
-    """The conversion rule that cost least."""
-    error: float
-    """NaN: not measured, because everything together was good enough."""
+    """The conversion rule it takes: the one that cost least, until accuracy says otherwise."""
+    errors: dict[str, float]
+    """By rule; empty: not measured, because everything together was good enough."""
     kept: bool
     """True: the part stays fp32."""
+
+    @property
+    def error(self) -> float:
+        """By the rule it takes; NaN if it was not measured."""
+        return self.errors.get(self.rule, float("nan"))
 
 
 @dataclass
@@ -101,6 +106,12 @@ def record_steps(
     return recorded
 
 
+def answered_by(model: ModelProto, steps: list[RecordedStep]) -> list[RecordedStep]:
+    """The same inputs with another graph's dense answers."""
+    session, names = session_of(model), list(steps[0].dense)
+    return [RecordedStep(step.feed, run_session(session, names, step.feed)) for step in steps]
+
+
 def dense_error(model: ModelProto, steps: list[RecordedStep]) -> float:
     """The largest mean relative L2 error of a dense answer over the steps; infinite if anything is not finite."""
     session = session_of(model)
@@ -128,7 +139,7 @@ def choose_parts(
         total_budget: While the whole costs more, the worst remaining part is kept too.
     """
     if len(lowering.rules) == 1:  # nothing to choose but what to keep: if all together is good enough, no part has to be looked at
-        choice = PrecisionChoice([PartError(part, lowering.rules[0], float("nan"), False) for part in lowering.parts])
+        choice = PrecisionChoice([PartError(part, lowering.rules[0], {}, False) for part in lowering.parts])
         converted = lowering.convert(choice.rules)
         choice.error = dense_error(converted, steps)
         if choice.error <= total_budget:
@@ -151,7 +162,7 @@ def measured_parts(
     for part in lowering.parts:
         errors = {rule: dense_error(lowering.convert({part: rule}), few) for rule in lowering.rules}
         rule = min(errors, key=lambda name: errors[name])
-        found.append(PartError(part, rule, errors[rule], errors[rule] > part_budget))
+        found.append(PartError(part, rule, errors, errors[rule] > part_budget))
         progress(f"{part}: {errors[rule]:.2e}{' (stays fp32)' if found[-1].kept else ''}")
     return PrecisionChoice(found)
 

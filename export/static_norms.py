@@ -99,6 +99,8 @@ class Statistics:
 def observed_statistics(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, Statistics]:
     """Of every group normalisation, by its name."""
     norms = group_norms_of(model.graph)
+    if not norms:
+        return {}
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.output.extend(helper.make_empty_tensor_value_info(norm.source) for norm in norms)

@@ -159,19 +159,20 @@ def test_sensitive_parts_are_found_by_measurement(graph):
     assert set(choice.rules) == set(lowering.parts)
     for entry in choice.parts:
         alone = {rule: dense_error(lowering.convert({entry.part: rule}), steps) for rule in lowering.rules}
-        assert alone[entry.rule] == min(alone.values())
+        assert alone[entry.rule] == min(alone.values()) == entry.error
 
 
 def test_parts_that_cost_points_stay_fp32(graph, tiny_clip_path, monkeypatch):
     model, _ = graph
     manifest = read_manifest(model, "standin")
     network = LoadedNetwork("standin", StandIn().eval(), CONFIG, "")
-    points = iter([0.5, 0.4, 0.4, 0.495])  # fp32, then with ever fewer parts in int8
+    points = iter([0.5, 0.38, 0.37, 0.39, 0.4, 0.4, 0.495])  # fp32, three ways to choose ranges, then with ever fewer parts in int8
     monkeypatch.setattr("export.lower.measure_accuracy", lambda network, clips, against: {"mean_ap": next(points)})
     monkeypatch.setattr("export.lower.slower_parts", lambda lowering, rules, feed: list(rules)[:1])
     parts = len(int8_lowering(model, {"full": {}, "narrow": {}}, UNSIGNED).parts)
     _, told = lowered(model, manifest, "int8-cpu", network, Samples([tiny_clip_path], "truth"))
     assert told.verification["precision"]["points"][0] == pytest.approx(0.1)
+    assert set(told.verification["precision"]["rules"].values()) <= {"narrow"}  # the third way lost least
     assert len(told.verification["precision"]["kept_fp32"]) == min(parts, 3)  # two for their points, one because it is no faster
     assert set(told.verification["precision"]["fp32_because_faster"]) <= set(told.verification["precision"]["kept_fp32"])
     with pytest.raises(ConfigError, match="int4"):

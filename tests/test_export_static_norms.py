@@ -33,7 +33,10 @@ def normalised(name: str, source: str, size: int, constants: dict[str, np.ndarra
 
 
 def two_norms(*, spied: bool = False) -> ModelProto:
-    """Pictures (N, 3, 8, 8) normalised, then shrunk to (N, 4, 1, 1) and normalised again; `spied`: the first convolution is an output too."""
+    """Pictures (N, 3, 8, 8) normalised, then shrunk to (N, 4, 1, 1) and normalised again.
+
+    `spied`: the first convolution is an output too.
+    """
     rng = np.random.default_rng(0)
     constants: dict[str, np.ndarray] = {}
     nodes = normalised("large", "picture", 3, constants, rng)
@@ -44,11 +47,21 @@ def two_norms(*, spied: bool = False) -> ModelProto:
     held = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in floats.items()]
     held.append(numpy_helper.from_array(np.array([0, GROUPS, -1]), "grouped"))
     info = helper.make_tensor_value_info
-    outputs = [info(name, TensorProto.FLOAT, ["n", CHANNELS, "rows", "columns"]) for name in ["large.out", "answer", *(["large.conv"] if spied else [])]]
+    outputs = [
+        info(name, TensorProto.FLOAT, ["n", CHANNELS, "rows", "columns"])
+        for name in ["large.out", "answer", *(["large.conv"] if spied else [])]
+    ]
     graph = helper.make_graph(nodes, "two", [info("picture", TensorProto.FLOAT, ["n", 3, 8, 8])], outputs, held)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def one_relu() -> ModelProto:
+    """A graph without normalisations."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
 def pictures(brightness: float) -> dict[str, np.ndarray]:
@@ -56,7 +69,9 @@ def pictures(brightness: float) -> dict[str, np.ndarray]:
 
 
 def run(model: ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    return [np.asarray(v) for v in onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)]
+    return [
+        np.asarray(v) for v in onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+    ]
 
 
 def test_statistics_are_means_over_steps_pictures_and_numbers():
@@ -87,6 +102,8 @@ def test_a_frozen_normalisation_is_what_its_convolution_does():
 def test_a_convolution_that_others_read_is_left_alone():
     assert [norm.name for norm in group_norms_of(two_norms().graph)] == ["large", "tiny"]
     assert [norm.name for norm in group_norms_of(two_norms(spied=True).graph)] == ["tiny"]
+    plain = one_relu()
+    assert norm_lowering(plain, observed_statistics(plain, [{"x": np.ones(2, np.float32)}])).parts == []
 
 
 def test_small_maps_are_not_worth_while():
