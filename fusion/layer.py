@@ -13,7 +13,13 @@ from torch.nn import functional
 from fusion.atlas import Atlas, best_views
 from fusion.grid import BevGrid
 from fusion.lenses import Planes
-from fusion.sampling import mix_pixels_often, pixel_rows, plane_corners, sample_plane
+from fusion.sampling import mix_pixels_often, piece_size, pixel_rows, plane_corners, sample_plane
+
+HIDDEN_M = 1e9
+"""What must not be seen is as far away as this."""
+NEGLIGIBLE_LOGIT = 40.0
+"""So much below another logit a weight is lost in float32. What lies lower is raised to here: weights so small that they underflow take
+a processor ten to twenty times as long."""
 
 
 @dataclass
@@ -50,7 +56,7 @@ class BoxPosition(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention by matrix products; `bias` (B or 1, heads or 1, Q, S) is added to the logits."""
+    """Multi-head attention by matrix products; `bias` (B or 1, heads or 1, Q or 1, S) is added to the logits."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -60,12 +66,20 @@ class Attention(nn.Module):
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """(B, Q, C) queries over (B, S, C) keys and values."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, sees_itself: bool) -> Tensor:
+        """(B, Q, C) queries over (B, S, C) keys and values; every query must see itself (then S = Q), or else the first key, unbiased."""
         q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
-        logits = (q * (q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
-        weights = (logits.float() + bias).softmax(-1).to(v.dtype)
-        return self.out((weights @ v).transpose(1, 2).flatten(2))
+        q = q * (q.shape[-1] ** -0.5)
+        surely_seen = (q * (k if sees_itself else k[:, :, :1])).sum(-1, keepdim=True).float()
+        size = piece_size(q.shape[2], self.heads * k.shape[2])
+        pieces = zip(q.split(size, 2), bias.expand(-1, -1, q.shape[2], -1).split(size, 2), surely_seen.split(size, 2), strict=True)
+        found = [self._look(some, k, v, some_bias, logit - NEGLIGIBLE_LOGIT) for some, some_bias, logit in pieces]
+        return self.out(torch.cat(found, dim=2).transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def _look(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, least_logit: Tensor) -> Tensor:
+        logits = (q @ k.transpose(-1, -2)).float() + bias
+        return torch.maximum(logits, least_logit).softmax(-1).to(v.dtype) @ v
 
     def _split(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
@@ -79,15 +93,15 @@ class SelfAttention(nn.Module):
         self.attention = Attention(channels, heads)
         self.reach = nn.Parameter(torch.linspace(-4.0, 1.0, heads))
 
-    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor | None) -> Tensor:
-        """`mask_bias` (B, 1, Q, Q) holds 0 or a large negative number; None where everyone may look at everyone."""
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, apart_BQQ: Tensor | None) -> Tensor:
+        """`apart_BQQ` holds 0, or `HIDDEN_M` where a token may not look; None where everyone may look at everyone."""
         dx, dy = (box[:, :, None, i] - box[:, None, :, i] for i in (0, 1))  # plane by plane: runtimes are slow on a last axis of two
         distance = torch.sqrt(dx * dx + dy * dy + 1e-4)
+        if apart_BQQ is not None:
+            distance = distance + apart_BQQ
         bias = -functional.softplus(self.reach.float())[None, :, None, None] * distance[:, None]
-        if mask_bias is not None:
-            bias = bias + mask_bias
         placed = tokens + position
-        return self.attention(placed, placed, tokens, bias)
+        return self.attention(placed, placed, tokens, bias, sees_itself=True)
 
 
 class MemoryAttention(nn.Module):
@@ -103,7 +117,7 @@ class MemoryAttention(nn.Module):
         nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
         keys = torch.cat([nothing, memory], dim=1)
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
-        return self.attention(tokens + position, keys, keys, ((mask - 1.0) * 1e4)[:, None, None])
+        return self.attention(tokens + position, keys, keys, ((mask - 1.0) * 1e4)[:, None, None], sees_itself=False)
 
 
 def initial_points(count: int) -> Tensor:
@@ -211,9 +225,9 @@ class Layer(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(channels, feedforward), nn.ReLU(), nn.Linear(feedforward, channels))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
 
-    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, mask_bias: Tensor | None, around: Surroundings) -> Tensor:
-        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `mask_bias` as `SelfAttention` takes it."""
-        tokens = self.norms[0](tokens + self.itself(tokens, position, box, mask_bias))
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, apart_BQQ: Tensor | None, around: Surroundings) -> Tensor:
+        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `apart_BQQ` as `SelfAttention` takes it."""
+        tokens = self.norms[0](tokens + self.itself(tokens, position, box, apart_BQQ))
         if self.memory is not None and around.memory_BSC is not None and around.memory_mask_BS is not None:
             tokens = self.norms[1](tokens + self.memory(tokens, position, around.memory_BSC, around.memory_mask_BS))
         tokens = self.norms[2](tokens + self.sampled(tokens, box, around))

@@ -12,7 +12,7 @@ from fusion.denoising import DenoisingQueries
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput
 from fusion.kinematics import Recalled, Recollection, drives_forward, facing_forward
-from fusion.layer import BoxPosition, Layer, Surroundings
+from fusion.layer import HIDDEN_M, BoxPosition, Layer, Surroundings
 
 NO_OBJECT_LOGIT = -12.0
 """Class logit of a place that holds no query."""
@@ -110,7 +110,7 @@ class QuerySource(nn.Module):
 
 
 def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQueries | None) -> Tensor:
-    """(B, 1, Q, Q) to add to attention logits: 0 where a query may look, -10000 where not.
+    """(B, Q, Q) metres by which queries are farther apart: 0 where one may look at the other, `HIDDEN_M` where not.
 
     Nobody sees invalid queries (but everyone sees itself); ordinary queries do not see denoising ones, and those see their group.
     """
@@ -120,7 +120,7 @@ def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQue
         allowed = allowed & (group[:, :, None] == group[:, None, :])
     index = torch.arange(valid_BQ.shape[1], device=valid_BQ.device, dtype=torch.float32)  # torch.eye exports uint16, refused by TensorRT
     itself = index[:, None] == index[None]
-    return torch.where(allowed | itself, 0.0, -1e4)[:, None]
+    return torch.where(allowed | itself, 0.0, HIDDEN_M)
 
 
 class Decoder(nn.Module):
@@ -148,14 +148,14 @@ class Decoder(nn.Module):
         self.register_buffer("drives_K", drives_forward(config.class_names), persistent=False)
 
     def forward(
-        self, queries: Queries, position: BoxPosition, mask_bias: Tensor, around: Surroundings, past: Recalled, num_layers: int
+        self, queries: Queries, position: BoxPosition, apart_BQQ: Tensor, around: Surroundings, past: Recalled, num_layers: int
     ) -> tuple[Queries, list[LayerOutput]]:
         """The refined queries and what each of the first `num_layers` layers says."""
         outputs = []
         parts = list(zip(self.layers, self.codes, self.logits, self.quality, self.recollections, strict=True))
         for layer, to_code, to_logits, to_quality, recollect in parts[:num_layers]:
             box = queries.box().detach()
-            tokens = layer(queries.embedding_BQC, position(box), box, mask_bias, around)
+            tokens = layer(queries.embedding_BQC, position(box), box, apart_BQQ, around)
             code = queries.code_BQR.detach() + to_code(tokens).float()
             valid = queries.valid_BQ[..., None] > 0.5
             logits = queries.logits_BQK + to_logits(tokens).float()
