@@ -14,9 +14,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from export.budget import BudgetSettings, Candidate, choose, make_candidates, measured_p90_ms, table, write_choice
+from export.budget import BudgetSettings, choose, make_candidates, measured_p90_ms, write_choice
 from export.command import parse_sizes
 from export.lower import Samples
+from export.pareto import Candidate, table
 from export.runner import OnnxNetwork
 from scenes.clips import find_clips
 from scenes.errors import ConfigError

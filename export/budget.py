@@ -8,27 +8,26 @@ and once more for the chosen file; for a device of `export.roofline` that is not
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import cv2
 import numpy as np
 from onnx import ModelProto
 from rich.console import Console
-from rich.table import Table
 
 from export.lower import Judge, Samples, lowered
 from export.manifest import manifest_path
 from export.networks import load_network
 from export.onnx_graph import OPSET
+from export.pareto import Candidate, table, write_report
 from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs
 from export.runner import OnnxNetwork
 from export.synthetic import synthetic_steps
 from export.write import verified_graph, write_graph
-from scenes.atomic import atomic_file, write_json
+from scenes.atomic import atomic_file
 from scenes.errors import ConfigError
 from scenes.rigs import default_rig
 
@@ -37,19 +36,6 @@ HERE = "here"
 EIGHT = 8
 """Cameras with which a graph for any number is timed."""
 WARM_UP, TIMED = 3, 30
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One graph that could be deployed."""
-
-    name: str
-    latency_ms: float
-    """p90 measured, or the roofline bound."""
-    estimated: bool
-    accuracy: float
-    """Vehicle AP within 30 m or mean AP on the clips, as asked."""
-    megabytes: float
 
 
 @dataclass(frozen=True)
@@ -216,60 +202,3 @@ class _SizeOnly:
     """All that `synthetic_steps` reads of a config."""
 
     input_hw: tuple[int, int]
-
-
-def is_pareto(candidate: Candidate, others: list[Candidate]) -> bool:
-    """Nothing is both faster and more accurate."""
-    return not any(
-        o.latency_ms <= candidate.latency_ms
-        and o.accuracy >= candidate.accuracy
-        and (o.latency_ms, o.accuracy) != (candidate.latency_ms, candidate.accuracy)
-        for o in others
-    )
-
-
-def table(candidates: list[Candidate], best: Candidate, budget_ms: float) -> Table:
-    """All candidates for people, fastest first."""
-    result = Table("candidate", "ms", "accuracy", "MB", "Pareto", "", title=f"budget {budget_ms:g} ms")
-    for entry in sorted(candidates, key=lambda c: c.latency_ms):
-        mark = "chosen" if entry is best else ("too slow" if entry.latency_ms > budget_ms else "")
-        latency = f"{entry.latency_ms:.1f}{' (estimate)' if entry.estimated else ''}"
-        result.add_row(
-            entry.name, latency, f"{entry.accuracy:.4f}", f"{entry.megabytes:.1f}", "*" if is_pareto(entry, candidates) else "", mark
-        )
-    return result
-
-
-def write_report(out: Path, candidates: list[Candidate], best: Candidate, budget_ms: float, device: str, metric: str) -> None:
-    """The table as JSON and the plot as PNG beside `out`."""
-    values = [{**asdict(entry), "pareto": is_pareto(entry, candidates)} for entry in candidates]
-    report = {"budget_ms": budget_ms, "device": device, "metric": metric, "chosen": best.name, "candidates": values}
-    write_json(Path(f"{out}.pareto.json"), report)
-    with atomic_file(Path(f"{out}.pareto.png")) as temporary:
-        cv2.imwrite(str(temporary), pareto_plot(candidates, best, budget_ms, device, metric))
-
-
-def pareto_plot(candidates: list[Candidate], best: Candidate, budget_ms: float, device: str, metric: str) -> np.ndarray:
-    """(420, 640, 3) uint8 BGR: time to the right, accuracy upwards, the budget as a line, the chosen one ringed."""
-    height, width, margin = 420, 640, 60
-    image = np.full((height, width, 3), 255, np.uint8)
-    most_ms = 1.15 * max(budget_ms, *(c.latency_ms for c in candidates))
-    most = max(1e-6, 1.15 * max(c.accuracy for c in candidates))
-    grey, black, font = (170, 170, 170), (40, 40, 40), cv2.FONT_HERSHEY_SIMPLEX
-
-    def place(ms: float, accuracy: float) -> tuple[int, int]:
-        right, up = (width - 2 * margin) * ms / most_ms, (height - 2 * margin) * accuracy / most
-        return round(margin + right), round(height - margin - up)
-
-    cv2.rectangle(image, place(0, most), place(most_ms, 0), grey, 1)
-    cv2.line(image, place(budget_ms, 0), place(budget_ms, most), (60, 60, 220), 1, cv2.LINE_AA)
-    cv2.putText(image, f"budget {budget_ms:g} ms", place(budget_ms, most), font, 0.42, (60, 60, 220), 1, cv2.LINE_AA)
-    for entry in candidates:
-        point = place(entry.latency_ms, entry.accuracy)
-        cv2.circle(image, point, 4, (200, 120, 30) if is_pareto(entry, candidates) else grey, -1, cv2.LINE_AA)
-        if entry is best:
-            cv2.circle(image, point, 9, (60, 160, 60), 2, cv2.LINE_AA)
-        cv2.putText(image, entry.name, (point[0] + 8, point[1] - 6), font, 0.38, black, 1, cv2.LINE_AA)
-    told = f"{metric} (0..{most:.2f}) over ms of one step (0..{most_ms:.0f}) on {device}"
-    cv2.putText(image, told + (", ESTIMATE" if best.estimated else ""), (margin, height - 20), font, 0.45, black, 1, cv2.LINE_AA)
-    return image

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from standin_network import StandIn, standin_config
 
-from export.budget import BudgetSettings, Candidate, choose, is_pareto, measure_ms, write_choice, write_within_budget
+from export.budget import BudgetSettings, choose, measure_ms, write_choice, write_within_budget
 from export.calibration import Range, calibrate, narrowed
 from export.command import export_checkpoint, parse_sizes
 from export.half import group_of, groups_of, half_lowering, to_half
@@ -19,6 +19,7 @@ from export.lint import lint
 from export.lower import Samples, lowered
 from export.networks import LoadedNetwork
 from export.onnx_graph import export_model, read_manifest
+from export.pareto import RED, Candidate, free_place, is_pareto, pareto_plot, ticks
 from export.precision import choose_parts, dense_error, record_steps
 from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs, read_devices, roofline
 from export.runner import OnnxNetwork, initial_state
@@ -314,6 +315,29 @@ def test_the_most_accurate_that_fits_is_chosen():
     assert [c.name for c in table if is_pareto(c, table)] == ["small", "middle", "big"]
     with pytest.raises(ConfigError, match=r"smallest reachable is 10\.0 ms \(small\)"):
         choose(table, 5)
+
+
+def test_ticks_are_round_numbers():
+    assert ticks(0.281, 0.424) == [0.3, 0.35, 0.4]
+    assert ticks(6.8, 107.9) == [20, 40, 60, 80, 100]
+    assert ticks(2.0, 6.0) == [2, 3, 4, 5, 6]
+
+
+def test_numbers_of_crowded_points_hide_neither_each_other_nor_a_point():
+    taken = [(294, 194, 306, 206), (298, 196, 310, 208)]
+    for number in range(1, 13):
+        left, top, right, bottom = free_place(str(number), (300, 200), taken, bottom_px=400)
+        assert all(left >= r or right <= a or top >= b or bottom <= t for a, t, r, b in taken)
+        taken.append((left, top, right, bottom))
+
+
+@pytest.mark.parametrize("budget_ms", [30.0, 5000.0])
+def test_the_plot_rings_the_chosen_one_and_names_them_all(budget_ms):
+    table = [candidate("small", 10, 0.3), candidate("twin", 10, 0.3), *(candidate(f"big {k}", 40, 0.6) for k in range(30))]
+    image = pareto_plot(table, table[0], budget_ms, "here", "mean_ap")
+    assert image.shape[1] == 1080 and image.shape[0] > 19 * len(table)
+    red = (np.abs(image.astype(int) - RED) < 60).all(axis=2)
+    assert red[100:400].any() == (budget_ms == 30.0) and red[:50].any()  # a budget far away is named, not drawn
 
 
 def test_a_lucky_time_does_not_win(tmp_path, monkeypatch):
