@@ -4,8 +4,9 @@ Only Conv is quantised (FACTS: 0.8 % state error; everything: 18 %), weights sym
 activations. `SYMMETRIC` is what TensorRT wants: int8, zero point 0, pairs before the convolutions alone. `UNSIGNED` is what processors
 want: uint8 with a zero point, pairs behind the convolutions too, because onnxruntime runs a convolution in integers only if both its
 sides are; a Relu or Clip beside a pair is what the rounding does anyway and is left away; pictures enter as the bytes they are; what only
-picks values (nearest resizing, maxima) picks integers; rows fetched from feature maps are fetched and mixed as bytes (`export.mixing`).
-Other operators keep their precision: matrix products of a few hundred tokens gain less than rounding their inputs costs.
+picks values (nearest resizing, maxima) picks integers; integers are concatenated as such (`export.joining`); rows fetched from feature
+maps are fetched and mixed as bytes (`export.mixing`). Other operators keep their precision: matrix products of a few hundred tokens gain
+less than rounding their inputs costs.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,6 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from export.calibration import RULES, Range, quantisable, rectified, watched_by
 from export.half import group_of, in_scope_of
+from export.joining import common_ranges, join_integers
 from export.mixing import mix_integers, mixes_of
 from export.pictures import bytes_into_convolution
 from export.precision import Lowering
@@ -76,6 +78,8 @@ def to_int8(model: ModelProto, ranges: dict[str, Range], keep: Collection[str] =
     chosen = [node for node in quantisable(result) if group_of(node) not in keep and ranges[node.input[0]].is_known]
     entered: dict[str, np.ndarray] = {}
     if style.both_sides:
+        fetched = [mix.table for mix in mixes_of(graph) if group_of(mix.product) not in keep and mix.table in ranges]
+        ranges = common_ranges(graph, [*(node.input[0] for node in chosen), *fetched], ranges)
         entered = bytes_into_convolution(graph, chosen)
         _merge_rectifiers(graph, chosen)
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -90,6 +94,7 @@ def to_int8(model: ModelProto, ranges: dict[str, Range], keep: Collection[str] =
         _stay_rounded(graph)
         mixes = [m for m in mixes_of(graph) if group_of(m.product) not in keep and m.table in ranges and ranges[m.weights].is_known]
         mix_integers(graph, mixes, {name: style.parameters(ranges[name]) for mix in mixes for name in (mix.weights, mix.table)})
+        join_integers(graph)
         _drop_rectifiers(graph)
         _enlarge_rows(result)
     drop_unread_nodes(graph)
