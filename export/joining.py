@@ -43,13 +43,11 @@ def join_integers(graph: GraphProto) -> int:
     for node in graph.node:
         for name in node.input:
             readers[name] = readers.get(name, 0) + 1
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name.endswith(("_scale", "_zero"))}
 
     def same_numbers(first: NodeProto, second: NodeProto) -> bool:
-        return all(
-            a in constants and b in constants and np.array_equal(*(numpy_helper.to_array(constants[name]) for name in (a, b)))
-            for a, b in zip(first.input[1:], second.input[1:], strict=True)
-        )
+        pairs = zip(first.input[1:], second.input[1:], strict=True)
+        return all(a in constants and b in constants and np.array_equal(constants[a], constants[b]) for a, b in pairs)
 
     replaced: dict[int, list[NodeProto]] = {}
     gone: set[int] = set()
