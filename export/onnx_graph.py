@@ -67,11 +67,16 @@ class StepGraph(nn.Module):
 
 
 def _likeliest(logits_BOXYZ: Tensor) -> dict[str, Tensor]:
-    """Each voxel's likeliest state and the softmax of that alone, found in the order in which the head lays voxels down (z before x, y)."""
-    logits = logits_BOXYZ.permute(0, 1, 4, 2, 3)
-    below = logits - logits.amax(dim=1, keepdim=True)
-    confidence = 1.0 / torch.exp(below).sum(dim=1)
-    return {"occupancy": below.argmax(dim=1).int().permute(0, 2, 3, 1), "occupancy_confidence": confidence.permute(0, 2, 3, 1)}
+    """Each voxel's likeliest state and the softmax of that alone, found in the order in which the head lays voxels down (z before x, y).
+
+    Voxels are one axis meanwhile: runtimes may not turn it around, and what is likeliest is looked up faster than sought a second time.
+    """
+    planes = logits_BOXYZ.permute(0, 1, 4, 2, 3)
+    flat_BOV = planes.reshape(*planes.shape[:2], -1)
+    state_B1V = flat_BOV.argmax(dim=1, keepdim=True)
+    confidence_BV = 1.0 / torch.exp(flat_BOV - flat_BOV.gather(1, state_B1V)).sum(dim=1)
+    found = {"occupancy": state_B1V.int(), "occupancy_confidence": confidence_BV}
+    return {name: values.reshape(-1, *planes.shape[2:]).permute(0, 2, 3, 1) for name, values in found.items()}
 
 
 def _narrow(tensor: Tensor) -> Tensor:

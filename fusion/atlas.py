@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fusion.lenses import Lenses, Planes, project
+from fusion.lenses import Lenses, Planes, column_of, project, row_of
 from fusion.sampling import four_pixels, four_shares, mix_pixels_often, pixel_rows
 
 VIEWS = 2
@@ -41,16 +41,18 @@ def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None =
     width = lenses.size_wh[0]
     sharpness = lenses.intrinsics_BN4[..., :1] * (10.0 / width**2)  # a tenth of the width from the border is far enough
     score = seen.margin_BNP.clamp(0.001 * width, 0.1 * width) * sharpness * seen.visible_BNP.float()
-    first_score, first = score.max(dim=1, keepdim=True)
+    first = score.argmax(dim=1, keepdim=True)
     cameras = torch.arange(score.shape[1], device=score.device)[None, :, None]
-    second_score, second = torch.where(cameras == first, -1.0, score).max(dim=1, keepdim=True)
+    others_score = torch.where(cameras == first, -1.0, score)
+    second = others_score.argmax(dim=1, keepdim=True)
     camera = torch.cat([first, second], dim=1)
-    visible = torch.cat([first_score, second_score], dim=1) > 0
+    visible = torch.cat([score.gather(1, first), others_score.gather(1, second)], dim=1) > 0  # faster than to seek the largest again
 
-    def pick(value: Tensor, fallback: float) -> Tensor:
-        return torch.where(visible, value.gather(1, camera), fallback)
+    def pick(value: Tensor) -> Tensor:
+        return torch.where(visible, value.gather(1, camera), 1.0)
 
-    return Views(camera, pick(seen.u_BNP, 0.0), pick(seen.v_BNP, 0.0), visible.float(), pick(seen.distance_BNP, 1.0))
+    u, v = column_of(pick(seen.across_BNP), seen.size_wh), row_of(pick(seen.twice_down_BNP), seen.size_wh)
+    return Views(camera, u, v, visible.float(), pick(seen.distance_BNP))
 
 
 @dataclass
@@ -88,10 +90,13 @@ class Atlas:
             seen = (samples * visible[:, None, None].to(samples.dtype)).sum(3).permute(0, 3, 2, 1)  # B P L C
             return weight_BQhPL.flatten(3).to(seen.dtype) @ seen.reshape(batch, queries, points * levels, -1)
         pixel, share = corners(self.maps, self.cameras, self.lenses.size_wh, views)
-        share = (share * visible[:, None, None]).permute(0, 4, 1, 2, 3).reshape(batch, queries, 1, points, levels, -1)
-        pixel = pixel.permute(0, 4, 1, 2, 3).reshape(batch, queries, -1)
+        # corners and views before points and levels: a runtime multiplies rows of P L numbers faster than single ones
+        pixel, share = (
+            value.unflatten(4, (queries, points)).permute(0, 4, 2, 3, 5, 1).reshape(batch, queries, -1, points * levels)
+            for value in (pixel, share * visible[:, None, None])
+        )
         rows = torch.cat([pixel_rows(level) for level in self.maps])
-        return mix_pixels_often(rows, pixel, (weight_BQhPL[..., None] * share).flatten(3))
+        return mix_pixels_often(rows, pixel.flatten(2), (weight_BQhPL.flatten(3)[:, :, :, None] * share[:, :, None]).flatten(3))
 
 
 def stack_cameras(maps: Tensor, batch: int) -> Tensor:

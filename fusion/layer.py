@@ -56,7 +56,7 @@ class BoxPosition(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention by matrix products; `bias` (B or 1, heads or 1, Q or 1, S) is added to the logits."""
+    """Multi-head attention by matrix products; distances make logits smaller."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -66,19 +66,24 @@ class Attention(nn.Module):
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, sees_itself: bool) -> Tensor:
-        """(B, Q, C) queries over (B, S, C) keys and values; every query must see itself (then S = Q), or else the first key, unbiased."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, distance: Tensor, slope: Tensor | float, sees_itself: bool) -> Tensor:
+        """(B, Q, C) queries over (B, S, C) keys and values; `slope`, one number or (1, heads, 1, 1), times `distance` (B, 1, Q or 1, S)
+        is taken from the logits. Every query must see itself (then S = Q), or else the first key, at distance 0.
+        """
         q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
         q = q * (q.shape[-1] ** -0.5)
         surely_seen = (q * (k if sees_itself else k[:, :, :1])).sum(-1, keepdim=True).float()
         size = piece_size(q.shape[2], self.heads * k.shape[2])
-        pieces = zip(q.split(size, 2), bias.expand(-1, -1, q.shape[2], -1).split(size, 2), surely_seen.split(size, 2), strict=True)
-        found = [self._look(some, k, v, some_bias, logit - NEGLIGIBLE_LOGIT) for some, some_bias, logit in pieces]
+        pieces = list(zip(q.split(size, 2), surely_seen.split(size, 2), strict=True))
+        distances = distance.split(size, 2) if distance.shape[2] > 1 else [distance] * len(pieces)
+        found = [
+            self._look(some, k, v, slope * far, logit - NEGLIGIBLE_LOGIT) for (some, logit), far in zip(pieces, distances, strict=True)
+        ]
         return self.out(torch.cat(found, dim=2).transpose(1, 2).flatten(2))
 
     @staticmethod
-    def _look(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, least_logit: Tensor) -> Tensor:
-        logits = (q @ k.transpose(-1, -2)).float() + bias
+    def _look(q: Tensor, k: Tensor, v: Tensor, less: Tensor, least_logit: Tensor) -> Tensor:
+        logits = (q @ k.transpose(-1, -2)).float() - less
         return torch.maximum(logits, least_logit).softmax(-1).to(v.dtype) @ v
 
     def _split(self, x: Tensor) -> Tensor:
@@ -99,9 +104,8 @@ class SelfAttention(nn.Module):
         distance = torch.sqrt(dx * dx + dy * dy + 1e-4)
         if apart_BQQ is not None:
             distance = distance + apart_BQQ
-        bias = -functional.softplus(self.reach.float())[None, :, None, None] * distance[:, None]
-        placed = tokens + position
-        return self.attention(placed, placed, tokens, bias, sees_itself=True)
+        placed, slope = tokens + position, functional.softplus(self.reach.float())[None, :, None, None]
+        return self.attention(placed, placed, tokens, distance[:, None], slope, sees_itself=True)
 
 
 class MemoryAttention(nn.Module):
@@ -117,7 +121,7 @@ class MemoryAttention(nn.Module):
         nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
         keys = torch.cat([nothing, memory], dim=1)
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
-        return self.attention(tokens + position, keys, keys, ((mask - 1.0) * 1e4)[:, None, None], sees_itself=False)
+        return self.attention(tokens + position, keys, keys, (1.0 - mask)[:, None, None], 1e4, sees_itself=False)
 
 
 def initial_points(count: int) -> Tensor:
@@ -174,9 +178,9 @@ class SampledAttention(nn.Module):
         views = best_views([plane.flatten(1) for plane in points], atlas.lenses, velocity)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
         any_seen = seen.amax(-1)[..., None, None]  # B Q 1 1
-        logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, self.points, self.levels)
-        logits = logits + ((seen - 1.0) * 1e4)[:, :, None, :, None]
-        weights = (logits.flatten(3).softmax(-1) * any_seen).reshape(logits.shape)
+        unseen = ((seen - 1.0) * 1e4)[..., None].expand(-1, -1, -1, self.levels).reshape(batch, queries, 1, -1)
+        logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, -1) + unseen
+        weights = (logits.softmax(-1) * any_seen).unflatten(-1, (self.points, self.levels))
         found = self._values(atlas.mixed(views, weights), self.camera_value, any_seen)
         return found + self.seen(seen.mean(-1, keepdim=True).to(found.dtype))
 
@@ -186,9 +190,8 @@ class SampledAttention(nn.Module):
         weights = self.bev_weights(tokens).float().reshape(batch, queries, self.heads, self.points).softmax(-1)
         if around.atlas.sampler == "gather":
             pixel, share = plane_corners(column.flatten(1), row.flatten(1), *bev.shape[2:])  # B 4 QP
-            pixel, share = (value.transpose(1, 2).reshape(batch, queries, -1) for value in (pixel, share))
-            weights = (weights[..., None] * share.reshape(batch, queries, 1, self.points, 4)).flatten(3)
-            mixed = mix_pixels_often(pixel_rows(bev), pixel, weights)
+            pixel, share = (value.unflatten(2, (queries, -1)).transpose(1, 2) for value in (pixel, share))  # B Q 4 P
+            mixed = mix_pixels_often(pixel_rows(bev), pixel.flatten(2), (weights[:, :, :, None] * share[:, :, None]).flatten(3))
         else:
             samples = sample_plane(bev, column, row, around.atlas.sampler).permute(0, 2, 3, 1)
             mixed = weights.to(samples.dtype) @ samples

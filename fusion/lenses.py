@@ -58,15 +58,38 @@ def read_lenses(step: StepInput) -> Lenses:
 class Projection:
     """P points seen by N cameras."""
 
-    u_BNP: Tensor
-    """Column in pixels of the network image (0 is the centre of the first pixel)."""
-    v_BNP: Tensor
+    across_BNP: Tensor
+    """Pixels of the network image to the right of its middle."""
+    twice_down_BNP: Tensor
+    """Pixels below its middle, times two."""
     margin_BNP: Tensor
     """Pixels to the nearest border of the picture, upper and lower ones count twice; negative outside."""
     visible_BNP: Tensor
     """bool: inside the picture of a living camera."""
     distance_BNP: Tensor
     """Metres from the camera's centre along the ray."""
+    size_wh: tuple[int, int]
+    """Width and height of the pictures."""
+
+    @property
+    def u_BNP(self) -> Tensor:
+        """Column in pixels of the network image (0 is the centre of the first pixel)."""
+        return column_of(self.across_BNP, self.size_wh)
+
+    @property
+    def v_BNP(self) -> Tensor:
+        """Row in pixels."""
+        return row_of(self.twice_down_BNP, self.size_wh)
+
+
+def column_of(across: Tensor, size_wh: tuple[int, int]) -> Tensor:
+    """The column of a pixel so far to the right of a picture's middle."""
+    return across + (size_wh[0] - 1) / 2
+
+
+def row_of(twice_down: Tensor, size_wh: tuple[int, int]) -> Tensor:
+    """The row of a pixel half so far below a picture's middle."""
+    return twice_down * 0.5 + (size_wh[1] - 1) / 2
 
 
 def project(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = None) -> Projection:
@@ -74,27 +97,36 @@ def project(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = No
 
     `planes_ego` may have any number of axes, which become one axis of points. With a velocity (m/s over ground, ego axes; planes (B, P)
     only) every camera sees the point where it was at the camera's own instant. Both kinds of lenses bend by one polynomial: a fisheye by
-    that of the angle to the axis, a pinhole by that of its tangent.
+    that of the angle to the axis, a pinhole by that of its tangent. What a lens chooses is weighed by 0 and 1: a runtime's Where takes
+    longer than both products.
     """
     x, y, z = _points_in_cameras(planes_ego, lenses, velocity_BP2)
+    fisheye = lenses.lens_BN[..., None] > 0.5
+    of_fisheye = fisheye.float()
     radius2 = x * x + y * y + 1e-12
     radius, distance = torch.sqrt(radius2), torch.sqrt(radius2 + z * z)
-    angle = 2.0 * torch.atan(radius / (distance + z).clamp(min=1e-6))
-    fisheye = lenses.lens_BN[..., None] > 0.5
-    bend = _bending(lenses.distortion_BN5, fisheye)
-    off_axis = torch.where(fisheye, angle, radius / z.clamp(min=MIN_DEPTH_M))
+    tangent = radius / torch.maximum(z + distance * of_fisheye, torch.where(fisheye, 1e-6, MIN_DEPTH_M))  # of half the angle for a fisheye
+    off_axis = torch.atan(tangent) * (2.0 * of_fisheye) + tangent * (1.0 - of_fisheye)
     square, scale = off_axis * off_axis, off_axis / radius
-    scale = (bend.radial(square) + (y * (2 * bend.p1) + x * (2 * bend.p2)) * scale) * scale
+    x, y = x * scale, y * scale
+    bend = _bending(lenses.distortion_BN5, fisheye)
+    scale = bend.radial(square) + (y * (2 * bend.p1) + x * (2 * bend.p2))
 
     fx, fy, cx, cy = (lenses.intrinsics_BN4[..., i : i + 1] for i in range(4))
-    u = x * scale * fx + (square * (fx * bend.p2) + cx)
-    v = y * scale * fy + (square * (fy * bend.p1) + cy)
-
     width, height = lenses.size_wh
-    margin = torch.minimum(torch.minimum(u + 0.5, width - 0.5 - u), torch.minimum(v + 0.5, height - 0.5 - v) * 2.0)
-    widest = torch.where(lenses.alive_BN > 0.5, lenses.max_angle_BN + 1e-6, -1.0)[..., None]
-    visible = (torch.where(fisheye, distance, z) > MIN_DEPTH_M) & (margin > 0) & (angle <= widest)
-    return Projection(u, v, margin, visible, distance)
+    across = x * scale * fx + (square * (fx * bend.p2) + (cx - (width - 1) / 2))
+    twice_down = y * scale * (2 * fy) + (square * (2 * fy * bend.p1) + (2 * cy - (height - 1)))
+    margin = torch.minimum(0.5 * width - across.abs(), float(height) - twice_down.abs())
+    ahead = (z > torch.where(fisheye, -1e9, MIN_DEPTH_M)) & (distance > torch.where(fisheye, MIN_DEPTH_M, -1.0))
+    visible = ahead & (margin > 0) & (tangent <= _widest_tangent(lenses, fisheye))
+    return Projection(across, twice_down, margin, visible, distance, lenses.size_wh)
+
+
+def _widest_tangent(lenses: Lenses, fisheye: Tensor) -> Tensor:
+    """(B, N, 1): of the largest angle that each camera sees, for a fisheye of half of it; -1 for a dead camera."""
+    angle = (lenses.max_angle_BN[..., None] + 1e-6) * torch.where(fisheye, 0.5, 1.0)
+    tangent = torch.where(angle < 1.57, torch.tan(angle.clamp(max=1.57)), 1e30)
+    return torch.where(lenses.alive_BN[..., None] > 0.5, tangent, -1.0)
 
 
 @dataclass

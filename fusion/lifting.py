@@ -82,7 +82,7 @@ class Lifting(nn.Module):
 
     def _pull_by_pixels(self, atlas: Atlas, views: Views, depth_logits: Tensor, to_cells: ToCells) -> tuple[Tensor, Tensor]:
         """The same numbers by fetching only what counts: 2 views x 4 pixels x 2 bins a point. Much faster on a processor."""
-        pixel, share = (value[:, 0] for value in corners(atlas.maps[:1], atlas.cameras, atlas.lenses.size_wh, views))  # B 4 V P
+        pixel, share = (value.squeeze(1) for value in corners(atlas.maps[:1], atlas.cameras, atlas.lenses.size_wh, views))  # B 4 V P
         position = self.bins.position(views.distance_BVP)
         lower = position.floor().clamp(max=self.bins.bins - 2.0)
         upper_share = (position - lower)[:, None]

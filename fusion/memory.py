@@ -92,7 +92,8 @@ def warp_maps(
 def push_maps(state: WorldState, warped: Tensor, newest: Tensor, dt_B: Tensor) -> tuple[Tensor, Tensor]:
     """Maps and ages of the next state: the newest first, the oldest dropped; all in the present ego frame."""
     age = torch.where(state.bev_age_BM >= 0, state.bev_age_BM + dt_B.float()[:, None], state.bev_age_BM)
-    maps = torch.cat([newest[:, None], warped.to(newest.dtype)], dim=1)[:, : warped.shape[1]]
+    kept = warped.to(newest.dtype)[:, :-1]
+    maps = torch.cat([newest[:, None], kept], dim=1) if kept.shape[1] else newest[:, None]
     ages = torch.cat([torch.zeros_like(age[:, :1]), age], dim=1)[:, : age.shape[1]]
     return maps, ages
 

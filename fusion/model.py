@@ -164,7 +164,9 @@ class Surround(nn.Module):
         score, order = (score * speaks(score, self.same_object(answer))).topk(n, dim=1)
         box = answer.box_BQ9.gather(1, order[..., None].expand(-1, -1, 9))
         classes = answer.logits_BQK.argmax(-1).gather(1, order)
-        same = (box[:, :, None, :3] == state_out.box_BS9[:, None, :, :3]).all(-1) & (score > 0)[..., None]
+        same = (score > 0)[..., None]
+        for i in range(3):
+            same = same & (box[:, :, None, i] == state_out.box_BS9[:, None, :, i])
         ids = torch.where(same, state_out.id_BS[:, None], torch.full_like(state_out.id_BS[:, None], -1)).amax(-1)
         return Detections(box, score, classes, ids)
 
