@@ -7,9 +7,10 @@
 
 All take the shipped nano (random:nano where none ships) or --checkpoint. Each side lives with its own memory from the first step to the
 last, nothing is ever set right; with --forgive-ties a step that ties decide (`export.verify`) is counted, and both go on from torch's
-state; --laps (`benchmarks.parity_laps`) does the one and then the other. Exit status 1 if any relative error exceeds 1e-3 in any step, an
-operator lies outside the default domain, or the last quarter of a drive is worse than the first and than the same quarter begun with an
-empty memory; with --laps if a later lap is a tenth above the first one that saw the same pictures.
+state; with --same-memory they do so after every step; --laps (`benchmarks.parity_laps`) does all three, or --same-memory alone. Exit
+status 1 if any relative error exceeds 1e-3 in any step, an operator lies outside the default domain, or the last quarter of a drive is
+worse than the first and than the same quarter begun with an empty memory; with --laps if, from the same memory, a step exceeds 1e-3 or
+a later lap is a tenth above the first one that saw the same pictures.
 """
 
 import pickle
@@ -49,6 +50,8 @@ CONSOLE = Console(highlight=False, width=170)
 HZ = 10.0
 GRAPHS = {5: ["gridsample, whole", "gather, split"], 6: ["gridsample, whole", "gather, split"], 8: ["gridsample, split", "gather, whole"]}
 """Which graphs drive with how many cameras: both samplers with every rig, all four graphs in total."""
+WAYS = {"same": "every step from the same memory", "forgiven": "step by step", "apart": "each side left to itself"}
+"""How both sides come to their memory."""
 
 
 def parity(
@@ -63,6 +66,7 @@ def parity(
     folder: Path | None = None,
     minutes: float = 0.0,
     forgive_ties: bool = False,
+    same_memory: bool = False,
     laps: int = 0,
 ) -> int:
     """Exports, then streams every rig through torch and through the files.
@@ -78,7 +82,9 @@ def parity(
         graph: Graphs of the simulated drive, such as "gather, split"; default: two a rig, all four in total.
         folder: Where graphs, simulated drive and unfinished work are kept and looked for; default: nowhere.
         forgive_ties: After a step that ties decide, both sides of a simulated drive go on from torch's state.
-        laps: The simulated drive is so many laps of drive / laps steps, there and back, step by step and then each side left to itself.
+        same_memory: After every step both sides of a simulated drive go on from torch's state: what one step costs, and nothing else.
+        laps: The simulated drive is so many laps of drive / laps steps, there and back: from the same memory, step by step (forgiving
+            ties), and then each side left to itself.
         minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
     """
     name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
@@ -87,7 +93,7 @@ def parity(
         kept.mkdir(parents=True, exist_ok=True)
         if drive:
             until = time.monotonic() + 60 * minutes if minutes else float("inf")
-            return long_drive(name, layers, kept, drive, seed, rig, graph, until, forgive_ties, laps)
+            return long_drive(name, layers, kept, drive, seed, rig, graph, until, forgive_ties, same_memory, laps)
         network = load_network(name, layers, sampler)
         path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
@@ -132,6 +138,7 @@ def long_drive(
     graph: tuple[str, ...],
     until: float,
     forgive: bool,
+    same: bool,
     laps: int = 0,
 ) -> int:
     """One simulated drive at 10 Hz on three sets of its cameras: torch (by its own sampler) once a step, two to four graphs beside it."""
@@ -151,24 +158,26 @@ def long_drive(
     if not path.exists():
         simulate_clip(path, SimulationConfig(frames / HZ, HZ, seed, size_hw), 0)
     clip, found = Clip.open(path), []
-    parts = [(f"laps{laps}-forgiven", True), (f"laps{laps}", False)] if laps else [("carried", forgive), ("anew", forgive)]
+    way = "same" if same else "forgiven" if forgive else "apart"
+    ways = ["same"] if same else list(WAYS)
+    parts = [(f"laps{laps}", one) for one in ways] if laps else [("carried", way), ("anew", way)]
     for rig, rows in camera_rows(clip).items():
         if len(rows) not in rigs:
             continue
         names = graph or GRAPHS[len(rows)]
         networks, torch_graph = [graphs[name] for name in names], StepGraph(reference.model).eval()
         results = []
-        for part, forgiven in parts:
-            told = f"{part}-forgiven" if forgiven and not laps else part
+        for part, how in parts:
+            told = part if how == "apart" else f"{part}-{how}"
             what = f"{weights}_{told}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}"
             work = Work(folder / f"{what}.pickle", names, rig)
             every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
             drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)
-            if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until, forgiven):
+            if not work.drive(SideBySide(torch_graph, networks, work.comparisons), drive, until, how):
                 return 2
             results.append([comparison.found for comparison in work.comparisons])
         found += list(zip(names, *results, strict=True))
-    return lap_verdict(found, laps, CONSOLE) if laps else verdict(found)
+    return lap_verdict([WAYS[one] for one in ways], found, laps, CONSOLE) if laps else verdict(found)
 
 
 class Work:
@@ -183,7 +192,7 @@ class Work:
         for comparison in self.comparisons:
             comparison.new_drive(rig)
 
-    def drive(self, together: SideBySide, steps: Iterator[dict[str, np.ndarray]], until: float, forgive: bool) -> bool:
+    def drive(self, together: SideBySide, steps: Iterator[dict[str, np.ndarray]], until: float, how: str) -> bool:
         """Takes the steps that are left; False if there was no time for all of them. Says every fifty how it stands."""
         if self.memory is not None:
             together.remember(self.memory)
@@ -192,7 +201,7 @@ class Work:
                 self._keep(together)
                 print(f"{self.rig}, {self.path.stem}: {self.done} steps done, time is up; call again to go on", flush=True)
                 return False
-            together.step(inputs, forgive)
+            together.step(inputs, forgive_ties=how != "apart", same_memory=how == "same")
             self.done += 1
             if self.done % 50 == 0:
                 errors = [comparison.found.error_by_step[-50:] for comparison in self.comparisons]

@@ -78,10 +78,13 @@ def lap_table(rows: list[tuple[str, Verification]], laps: int) -> Table:
     return table
 
 
-def lap_verdict(rows: list[tuple[str, Verification, Verification]], laps: int, console: Console) -> int:
-    """Prints a table a way of driving; 0 if every step holds step by step and no later lap is a tenth above the first of its direction."""
-    good = True
-    for told, table in (("step by step", [row[:2] for row in rows]), ("each side left to itself", [(row[0], row[2]) for row in rows])):
+def lap_verdict(ways: list[str], rows: list[tuple], laps: int, console: Console) -> int:
+    """Prints a table a way of driving; 0 if in the first every step holds and no later lap is a tenth above the first of its direction.
+
+    A row is a graph's name and its `Verification` in each of the `ways`.
+    """
+    for number, told in enumerate(ways):
+        table = [(row[0], row[1 + number]) for row in rows]
         console.print(
             f"{told}; median and 90 % of each step's largest relative error, lap by lap; growth: medians of later laps over the first"
         )
@@ -91,7 +94,8 @@ def lap_verdict(rows: list[tuple[str, Verification, Verification]], laps: int, c
             console.print(f"{found.rigs[0]}, {graph}: " + ", ".join(f"{name} {in_laps(values, laps)}" for name, values in worst.items()))
         means = [mean_growth([kind(found) for _, found in table], laps) for kind in (lambda v: v.dense_by_step, lambda v: v.error_by_step)]
         console.print(f"{told}: growth, geometric mean of all: {means[0]:.3g} voxels, flow, dense memory; {means[1]:.3g} all tensors")
-    for _, found, _ in rows:
-        ratios = growth(found.error_by_step, laps) + growth(found.dense_by_step, laps)
-        good &= found.max_error <= TOLERANCE and max(ratios) <= 1.1
+    good = True
+    for row in rows:
+        ratios = growth(row[1].error_by_step, laps) + growth(row[1].dense_by_step, laps)
+        good &= row[1].max_error <= TOLERANCE and max(ratios) <= 1.1
     return 0 if good else 1

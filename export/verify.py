@@ -69,27 +69,41 @@ class SideBySide:
         self.torch_state: WorldState = graph.model.empty_state(1, "cpu")  # type: ignore[operator]
         self.states = [network.empty_state() for network in networks]
 
-    def step(self, inputs: dict[str, np.ndarray], forgive_ties: bool = False) -> None:
-        """The next step of the drive for everybody."""
+    def step(self, inputs: dict[str, np.ndarray], forgive_ties: bool = False, same_memory: bool = False) -> None:
+        """The next step of the drive for everybody; with `same_memory` all go on from torch's after it."""
         before, step = self.torch_state, step_input(inputs)
         reference, self.torch_state = torch_outputs(self.graph, step, before)
         for index, (network, comparison) in enumerate(zip(self.networks, self.comparisons, strict=True)):
             own, pairs = self.states[index], network.manifest.state
             answers, self.states[index] = network(inputs, own)
             got = {**answers, **{s.output: self.states[index][s.input].numpy() for s in pairs}}
-            error = step_error(reference, got) if forgive_ties else 0.0
-            if error <= TOLERANCE:
+            decided = forgive_ties and self._add_tied(comparison, inputs, before, own, reference, got)
+            if not decided:
                 comparison.add(reference, got)
-                continue
-            from_own, _ = torch_outputs(self.graph, step, state_for_torch(own))
-            if step_error(from_own, got) <= TOLERANCE:  # the same step from the same memory: two memories that differ a little decided
-                comparison.add_tied(from_own, got)
-            elif is_tied(self.graph, inputs, before, reference, error):
-                comparison.add_tied(dense_only(reference), dense_only(got))
-            else:
-                comparison.add(reference, got)
-                continue
-            self.states[index] = network.state_of({s.input: reference[s.output] for s in pairs})
+            if decided or same_memory:
+                self.states[index] = network.state_of({s.input: reference[s.output] for s in pairs})
+
+    def _add_tied(
+        self,
+        comparison: Comparison,
+        inputs: dict[str, np.ndarray],
+        before: WorldState,
+        own: Mapping[str, OrtValue],
+        reference: dict[str, np.ndarray],
+        got: dict[str, np.ndarray],
+    ) -> bool:
+        """Counts a step that differs as tied, and says so, if ties decided it."""
+        error = step_error(reference, got)
+        if error <= TOLERANCE:
+            return False
+        from_own, _ = torch_outputs(self.graph, step_input(inputs), state_for_torch(own))
+        if step_error(from_own, got) <= TOLERANCE:  # the same step from the same memory: two memories that differ a little decided
+            comparison.add_tied(from_own, got)
+        elif is_tied(self.graph, inputs, before, reference, error):
+            comparison.add_tied(dense_only(reference), dense_only(got))
+        else:
+            return False
+        return True
 
     def memory(self) -> tuple[WorldState, list[dict[str, np.ndarray]]]:
         """What everybody remembers, bit by bit."""
