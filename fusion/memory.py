@@ -32,7 +32,7 @@ def empty_state(batch: int, query: QueryConfig, grid: BevGrid, maps: int, channe
 
 
 def forget_invalid(state: WorldState) -> WorldState:
-    """The state with everything of clips whose `valid_B` is 0 emptied, whatever it held (NaN too)."""
+    """The state with everything but the maps of clips whose `valid_B` is 0 emptied, whatever it held (NaN too)."""
     valid = state.valid_B > 0.5
 
     def kept(value: Tensor, empty: float) -> Tensor:
@@ -47,7 +47,7 @@ def forget_invalid(state: WorldState) -> WorldState:
         id_BS=kept(state.id_BS, -1),
         age_BS=kept(state.age_BS, 0.0).float(),
         next_id_B=kept(state.next_id_B, 0),
-        bev_BMCXY=kept(state.bev_BMCXY, 0.0),
+        bev_BMCXY=state.bev_BMCXY,  # large: `warp_maps` forgets it where it looks it up
         bev_age_BM=kept(state.bev_age_BM, -1.0).float(),
     )
 
@@ -74,13 +74,16 @@ def _turned(vectors: Tensor, rotation: Tensor) -> Tensor:
 def warp_maps(
     state: WorldState, prev_from_ego_B44: Tensor, dt_B: Tensor, grid: BevGrid, centers_XY2: Tensor, sampler: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Past maps (B, M, C, X, Y) seen from the present ego frame, and (B, M, 2, X, Y): where they are known, and their age there."""
+    """Past maps (B, M, C, X, Y) seen from the present ego frame, and (B, M, 2, X, Y): where they are known, and their age there.
+
+    The maps of clips whose `valid_B` is 0 are unknown and empty, whatever they hold.
+    """
     batch, maps, channels = state.bev_BMCXY.shape[:3]
     matrix = prev_from_ego_B44.float()[:, :, :, None, None]
     x, y = centers_XY2[..., 0], centers_XY2[..., 1]
     moved_x, moved_y = (matrix[:, row, 0] * x + matrix[:, row, 1] * y + matrix[:, row, 3] for row in (0, 1))
     column, row = grid.pixels(moved_x, moved_y)  # B X Y
-    warped = sample_plane(state.bev_BMCXY.flatten(1, 2), column, row, sampler)
+    warped = sample_plane(state.bev_BMCXY.flatten(1, 2), column, row, sampler, state.valid_B)
     half_x, half_y = grid.cells_x / 2, grid.cells_y / 2
     inside = (((row - (half_x - 0.5)).abs() < half_x) & ((column - (half_y - 0.5)).abs() < half_y)).float()
     age = state.bev_age_BM + dt_B.float()[:, None]

@@ -80,17 +80,22 @@ def four_shares(across: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor], dim:
     return torch.stack([y * x for y in down for x in across], dim=dim)
 
 
-def sample_plane(maps: Tensor, column_BXY: Tensor, row_BXY: Tensor, sampler: str) -> Tensor:
+def sample_plane(maps: Tensor, column_BXY: Tensor, row_BXY: Tensor, sampler: str, valid_B: Tensor | None = None) -> Tensor:
     """Bilinear samples (B, C, X, Y) of maps (B, C, H, W) at positions counted in their pixels; zeros outside the maps.
 
-    By `grid_sample`, or with the sampler "gather" the same numbers without it.
+    By `grid_sample`, or with the sampler "gather" the same numbers without it. A map whose `valid_B` is 0 shows zeros, whatever it holds.
     """
     rows, columns = maps.shape[2:]
     if sampler != "gather":
+        if valid_B is not None:
+            maps = torch.where(valid_B[:, None, None, None] > 0.5, maps, torch.zeros_like(maps))
         where = torch.stack([(column_BXY + 0.5) * (2.0 / columns) - 1.0, (row_BXY + 0.5) * (2.0 / rows) - 1.0], dim=-1)
         return functional.grid_sample(maps, where.to(maps.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
     pixel, share = plane_corners(column_BXY.flatten(1), row_BXY.flatten(1), rows, columns)
     fetched, shares = pixel_rows(maps), share.transpose(1, 2).to(maps.dtype)
+    if valid_B is not None:  # a row of zeros to look at instead: choosing indices is faster than choosing values
+        pixel = torch.where(valid_B[:, None, None] > 0.5, pixel, len(fetched))
+        fetched = torch.cat([fetched, torch.zeros_like(fetched[:1])])
     if maps.shape[1] < MIN_PRODUCT_CHANNELS:
         four = [fetched.index_select(0, pixel[:, k].flatten()).unflatten(0, pixel[:, k].shape) * shares[..., k : k + 1] for k in range(4)]
         mixed = (four[0] + four[1]) + (four[2] + four[3])
