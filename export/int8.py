@@ -206,29 +206,36 @@ def _enlarge_rows(model: ModelProto) -> None:
     sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
     nodes: list[NodeProto] = []
     for node in graph.node:
-        how = {a.name: a.s for a in node.attribute if a.type == a.STRING}
-        scales = constants.get(node.input[2]) if node.op_type == "Resize" and len(node.input) == 3 else None
-        plain = how.get("coordinate_transformation_mode") == b"asymmetric" and how.get("nearest_mode") == b"floor"
-        picked = node.op_type == "Resize" and _picks_values(node) and node.output[0].endswith("_picked") and plain
-        size = sizes.get(node.input[0], [])[2:]
-        if not picked or scales is None or len(size) != 2 or not all(size) or (scales[:2] != 1).any() or (scales != np.rint(scales)).any():
-            nodes.append(node)
-            continue
-        name, source = node.output[0], node.input[0]
-        nodes.append(helper.make_node("Transpose", [source], [f"{name}_last"], name=f"{node.name}_last", perm=[0, 2, 3, 1]))
-        for axis, length in zip((1, 2), size, strict=True):
-            index = np.repeat(np.arange(length), int(scales[axis + 1]))
-            graph.initializer.append(numpy_helper.from_array(index, f"{name}_pixels{axis}"))
-            before = nodes[-1].output[0]
-            nodes.append(
-                helper.make_node(
-                    "Gather", [before, f"{name}_pixels{axis}"], [f"{name}_by{axis}"], name=f"{node.name}_pixels{axis}", axis=axis
-                )
-            )
-        nodes.append(helper.make_node("Transpose", [nodes[-1].output[0]], [name], name=node.name, perm=[0, 3, 1, 2]))
-        in_scope_of(node, *nodes[-4:])
+        factors = _whole_factors(node, constants)
+        size = sizes.get(node.input[0], [])[2:] if factors else []
+        nodes.extend(_repeated(graph, node, size, factors) if len(size) == 2 and all(size) else [node])
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _whole_factors(node: NodeProto, constants: Mapping[str, np.ndarray]) -> list[int]:
+    """By how much a Resize that repeats integers enlarges rows and columns; empty for any other node."""
+    how = {a.name: a.s for a in node.attribute if a.type == a.STRING}
+    repeats = (how.get("coordinate_transformation_mode"), how.get("nearest_mode")) == (b"asymmetric", b"floor")
+    if node.op_type != "Resize" or not (repeats and _picks_values(node) and node.output[0].endswith("_picked")) or len(node.input) != 3:
+        return []
+    scales = constants.get(node.input[2])
+    if scales is None or len(scales) != 4 or (scales[:2] != 1).any() or (scales != np.rint(scales)).any():
+        return []
+    return [int(scale) for scale in scales[2:]]
+
+
+def _repeated(graph: GraphProto, resize: NodeProto, size: list[int], factors: list[int]) -> tuple[NodeProto, ...]:
+    """Rows, then columns fetched several times, between two transposes."""
+    name, label = resize.output[0], resize.name
+    steps = [helper.make_node("Transpose", [resize.input[0]], [f"{name}_last"], name=f"{label}_last", perm=[0, 2, 3, 1])]
+    for axis, length, factor in zip((1, 2), size, factors, strict=True):
+        index = f"{name}_pixels{axis}"
+        graph.initializer.append(numpy_helper.from_array(np.repeat(np.arange(length), factor), index))
+        inputs = [steps[-1].output[0], index]
+        steps.append(helper.make_node("Gather", inputs, [f"{name}_by{axis}"], name=f"{label}_pixels{axis}", axis=axis))
+    steps.append(helper.make_node("Transpose", [steps[-1].output[0]], [name], name=label, perm=[0, 3, 1, 2]))
+    return in_scope_of(resize, *steps)
 
 
 def _round_weights(graph: GraphProto, node: NodeProto, weights, done: dict[str, str]) -> None:
