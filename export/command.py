@@ -140,5 +140,8 @@ def print_summary(out: Path, manifest: Manifest, found: Verification) -> None:
         console.print(
             f"{manifest.precision}: one step differs from fp32 by {told['error']:.2g}; fp32 kept: {told['kept_fp32'] or 'nothing more'}"
         )
+        if "constant_statistics" in told:
+            norms, points = told["constant_statistics"]["norms"], told["constant_statistics"]["points"][-1]
+            console.print(f"constant statistics: {', '.join(norms) or 'in no normalisation'}; mean AP fell by {points:.4f} for them alone")
     if manifest.accuracy:
         console.print(", ".join(f"{name} {value}" for name, value in manifest.accuracy.items()))
