@@ -77,6 +77,18 @@ def test_a_comparison_that_was_laid_down_goes_on_from_the_same_bits(network):
     assert parts.found == whole.found and len(whole.found.errors) == 4
 
 
+def test_with_the_same_memory_a_file_goes_on_from_what_torch_remembers(network):
+    together = SideBySide(StepGraph(StandIn().eval()).eval(), [network], [Comparison()])
+    started = together.memory()[0]
+    for inputs in steps(2):
+        together.step(inputs, same_memory=True)
+    remembered, (own,) = together.memory()
+    names = {"state_" + name.rsplit("_", 1)[0]: tensor.numpy() for name, tensor in remembered.tensors().items()}
+    assert own.keys() == names.keys()
+    assert all(np.array_equal(own[name], names[name]) for name in own)
+    assert not np.array_equal(remembered.box_BS9.numpy(), started.box_BS9.numpy())
+
+
 def test_the_manifest_inside_and_beside_agree(standin_file, network):
     proto = onnx.load(str(standin_file))
     inside = read_manifest(proto, "here")
