@@ -19,6 +19,7 @@ from export.verify import TOLERANCE
 from scenes.clips import Clip
 
 Steps = Iterator[dict[str, np.ndarray]]
+APART = "each side left to itself"
 
 
 def there_and_back(length: int, laps: int) -> list[int]:
@@ -79,9 +80,9 @@ def lap_table(rows: list[tuple[str, Verification]], laps: int) -> Table:
 
 
 def lap_verdict(ways: list[str], rows: list[tuple], laps: int, console: Console) -> int:
-    """Prints a table a way of driving; 0 if in the first every step holds and no later lap is a tenth above the first of its direction.
+    """Prints a table a way of driving; 0 if every step holds and no later lap is a tenth above the first of its direction.
 
-    A row is a graph's name and its `Verification` in each of the `ways`.
+    A row is a graph's name and its `Verification` in each of the `ways`. What is left to itself (`APART`) is told, not judged.
     """
     for number, told in enumerate(ways):
         table = [(row[0], row[1 + number]) for row in rows]
@@ -95,7 +96,7 @@ def lap_verdict(ways: list[str], rows: list[tuple], laps: int, console: Console)
         means = [mean_growth([kind(found) for _, found in table], laps) for kind in (lambda v: v.dense_by_step, lambda v: v.error_by_step)]
         console.print(f"{told}: growth, geometric mean of all: {means[0]:.3g} voxels, flow, dense memory; {means[1]:.3g} all tensors")
     good = True
-    for row in rows:
-        ratios = growth(row[1].error_by_step, laps) + growth(row[1].dense_by_step, laps)
-        good &= row[1].max_error <= TOLERANCE and max(ratios) <= 1.1
+    for found in (row[1 + number] for row in rows for number, told in enumerate(ways) if told != APART):
+        ratios = growth(found.error_by_step, laps) + growth(found.dense_by_step, laps)
+        good &= found.max_error <= TOLERANCE and max(ratios) <= 1.1
     return 0 if good else 1

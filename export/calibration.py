@@ -9,6 +9,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from export.mixing import mixes_of
 from export.precision import run_session, session_of
+from export.simplify import readers_of
 
 RECTIFIERS = ("Relu", "Clip")
 SAMPLES = 4096
@@ -40,16 +41,8 @@ def quantisable(model: ModelProto) -> list[NodeProto]:
 
 def rectified(graph: GraphProto) -> dict[str, NodeProto]:
     """Tensor to the Relu or Clip that is all that reads it."""
-    readers: dict[str, list[NodeProto]] = {value.name: [] for value in graph.output}
-    wanted = set(readers)
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return {
-        name: nodes[0]
-        for name, nodes in readers.items()
-        if name not in wanted and len(nodes) == 1 and nodes[0].op_type in RECTIFIERS and nodes[0].input[0] == name
-    }
+    alone = {name: nodes[0] for name, nodes in readers_of(graph).items() if len(nodes) == 1 and nodes[0] is not None}
+    return {name: node for name, node in alone.items() if node.op_type in RECTIFIERS and node.input[0] == name}
 
 
 def watched_by(node: NodeProto, after: dict[str, NodeProto]) -> list[str]:

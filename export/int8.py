@@ -22,7 +22,7 @@ from export.joining import common_ranges, join_integers
 from export.mixing import mix_integers, mixes_of
 from export.pictures import bytes_into_convolution
 from export.precision import Lowering
-from export.simplify import drop_unread_nodes
+from export.simplify import drop_unread_nodes, readers_of
 
 WEIGHT_LEVELS = 127
 SMALLEST_SCALE = 1e-8
@@ -116,15 +116,11 @@ def _merge_rectifiers(graph: GraphProto, chosen: list[NodeProto]) -> None:
 def _drop_rectifiers(graph: GraphProto) -> None:
     """Removes each Relu that only rounding reads whose smallest number is 0: it cuts off what the Relu does."""
     zeros = {tensor.name for tensor in graph.initializer if tensor.name.endswith("_act_zero") and not numpy_helper.to_array(tensor).any()}
-    readers: dict[str, list[NodeProto]] = {value.name: [] for value in graph.output}
-    wanted = set(readers)
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for relu in [node for node in graph.node if node.op_type == "Relu" and node.output[0] not in wanted]:
-        after = readers[relu.output[0]]
-        if all(node.op_type == "QuantizeLinear" and node.input[2] in zeros for node in after):
-            for node in after:
+    readers = readers_of(graph)
+    for relu in [node for node in graph.node if node.op_type == "Relu"]:
+        rounded = [n for n in readers[relu.output[0]] if n is not None and n.op_type == "QuantizeLinear" and n.input[2] in zeros]
+        if len(rounded) == len(readers[relu.output[0]]):
+            for node in rounded:
                 node.input[0] = relu.input[0]
             graph.node.remove(relu)
 

@@ -12,6 +12,7 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 from export.calibration import Range
 from export.half import in_scope_of
 from export.mixing import MOVERS
+from export.simplify import readers_of
 
 
 def common_ranges(graph: GraphProto, joined: list[str], ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -39,10 +40,7 @@ def common_ranges(graph: GraphProto, joined: list[str], ranges: Mapping[str, Ran
 def join_integers(graph: GraphProto) -> int:
     """Moves each rounding of a concatenation before it where a part has the very integers already; in place. Returns how many."""
     producer = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, int] = {value.name: 1 for value in graph.output}
-    for node in graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
+    readers = readers_of(graph)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name.endswith(("_scale", "_zero"))}
 
     def same_numbers(first: NodeProto, second: NodeProto) -> bool:
@@ -53,7 +51,7 @@ def join_integers(graph: GraphProto) -> int:
     gone: set[int] = set()
     for quantise in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
         concat = producer.get(quantise.input[0])
-        if concat is None or concat.op_type != "Concat" or readers[concat.output[0]] != 1:
+        if concat is None or concat.op_type != "Concat" or len(readers[concat.output[0]]) != 1:
             continue
         before = [producer.get(_source(name, producer)) for name in concat.input]
         known = [node is not None and node.op_type == "DequantizeLinear" and same_numbers(node, quantise) for node in before]

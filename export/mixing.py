@@ -11,6 +11,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.half import in_scope_of
+from export.simplify import readers_of
 
 MOVERS = ("Reshape", "Transpose")
 """Operators that move bytes as well as numbers."""
@@ -34,20 +35,17 @@ def mixes_of(graph: GraphProto) -> list[Mix]:
     """All of a graph, where nobody else reads what was fetched."""
     producer = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name for tensor in graph.initializer}
-    readers: dict[str, int] = {value.name: 1 for value in graph.output}
-    for node in graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
+    readers = readers_of(graph)
     found = []
     for node in graph.node:
         if node.op_type != "MatMul" or node.input[0] in constants:
             continue
         name, between = node.input[1], [node.input[1]]
-        while name in producer and producer[name].op_type == "Reshape" and readers[name] == 1:
+        while name in producer and producer[name].op_type == "Reshape" and len(readers[name]) == 1:
             name = producer[name].input[0]
             between.append(name)
         fetch = producer.get(name)
-        if fetch is not None and fetch.op_type == "Gather" and readers[name] == 1 and fetch.input[0] not in constants:
+        if fetch is not None and fetch.op_type == "Gather" and len(readers[name]) == 1 and fetch.input[0] not in constants:
             found.append(Mix(node, fetch, node.input[0], fetch.input[0], tuple(between)))
     return found
 

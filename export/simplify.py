@@ -5,6 +5,7 @@ and changes nothing that onnxruntime or TensorRT would not change themselves; th
 """
 
 import logging
+from collections import defaultdict
 
 import numpy as np
 import onnx
@@ -85,6 +86,17 @@ def _merge(model: ModelProto, conv: NodeProto, norm: NodeProto, values: dict[str
     del conv.input[:]
     conv.input.extend([data, *names])
     conv.output[0] = norm.output[0]
+
+
+def readers_of(graph: GraphProto) -> dict[str, list[NodeProto | None]]:
+    """Tensor to the nodes that read it, once for every time; None stands for whoever takes an output of the graph."""
+    readers: dict[str, list[NodeProto | None]] = defaultdict(list)
+    for value in graph.output:
+        readers[value.name].append(None)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    return readers
 
 
 def drop_unread_nodes(graph: GraphProto) -> None:

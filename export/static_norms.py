@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from export.half import in_scope_of, scope_of
 from export.precision import Lowering, run_session, session_of
-from export.simplify import drop_unread_nodes, merge_batch_norms
+from export.simplify import drop_unread_nodes, merge_batch_norms, readers_of
 
 RULE = "static"
 WORTHWHILE = 0.03
@@ -48,14 +48,11 @@ def group_norms_of(graph: GraphProto) -> list[GroupNorm]:
     """All that follow a convolution with constant weights which nothing else reads."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[NodeProto]] = {value.name: [NodeProto()] for value in graph.output}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph)
 
     def next_of(node: NodeProto, operator: str) -> NodeProto | None:
-        after = readers.get(node.output[0], [])
-        return after[0] if len(after) == 1 and after[0].op_type == operator else None
+        after = readers[node.output[0]]
+        return after[0] if len(after) == 1 and after[0] is not None and after[0].op_type == operator else None
 
     def constant_of(node: NodeProto) -> np.ndarray | None:
         known = [numpy_helper.to_array(constants[name]).ravel() for name in node.input if name in constants]
@@ -67,7 +64,7 @@ def group_norms_of(graph: GraphProto) -> list[GroupNorm]:
         conv = producer.get(split.input[0]) if split is not None and split.op_type == "Reshape" else None
         if conv is None or split is None or conv.op_type != "Conv" or conv.input[1] not in constants:
             continue
-        if any(reader.op_type != "Shape" for reader in readers[conv.output[0]] if reader is not split):
+        if any(reader is None or reader.op_type != "Shape" for reader in readers[conv.output[0]] if reader is not split):
             continue
         back = next_of(node, "Reshape")
         times = next_of(back, "Mul") if back is not None else None

@@ -150,7 +150,7 @@ def path_velocity(path: np.ndarray, time_s: np.ndarray) -> np.ndarray:
 
 def ground_speeds(world_from_ego: np.ndarray, timestamps_ns: np.ndarray) -> np.ndarray:
     """(T,) m/s on the ground of poses (T, 4, 4) at growing instants (T,) int64."""
-    return np.hypot(*path_velocity(world_from_ego[:, :2, 3], (timestamps_ns - timestamps_ns[0]) / NS_PER_S).T)
+    return np.hypot(*path_velocity(world_from_ego[:, :2, 3], (timestamps_ns - timestamps_ns[:1]) / NS_PER_S).T)
 
 
 @dataclass(frozen=True)
