@@ -48,7 +48,7 @@ def _random(variant: str) -> Surround:
     if variant not in VARIANTS:
         raise ConfigError(f"checkpoint random:{variant}: no such variant; choose one of {', '.join(VARIANTS)}")
     config = VARIANTS[variant]()
-    return random_network(replace(config, backbone=replace(config.backbone, pretrained=None)))
+    return random_network(config.unpretrained())
 
 
 def random_network(config: ModelConfig, seed: int = 0) -> Surround:
@@ -70,7 +70,7 @@ def reconfigured(model: Surround, layers: int | None, sampler: str | None, input
     )
     if changed == config:
         return model
-    smaller = Surround(replace(changed, backbone=replace(changed.backbone, pretrained=None)))
+    smaller = Surround(changed.unpretrained())
     own = smaller.state_dict()
     smaller.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in own})
     return smaller.eval()

@@ -120,7 +120,7 @@ def load_classifier(name: str, pretrained: str | None) -> nn.Module:
         except (URLError, OSError, RuntimeError) as error:
             raise ConfigError(
                 f"backbone {name!r}: its ImageNet weights could not be downloaded ({error}); connect to the network once, "
-                f"or set backbone.pretrained to a file of weights, or to None to start from random ones"
+                f"or give --model.backbone.pretrained a file of weights, or None to start from random ones"
             ) from error
     classifier = torchvision.models.get_model(name, weights=None)
     if pretrained is not None:

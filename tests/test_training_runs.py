@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from fusion.config import BevConfig, ModelConfig
 from fusion.grid import BevGrid
@@ -39,7 +40,7 @@ def small_model(model: ModelConfig) -> ModelConfig:
         grid=BevGrid(-16.0, -16.0, 2.0, 16, 16, (0.0, 1.0)),
         bev=replace(model.bev, channels=16, lift_channels=16, encoder_channels=16, encoder_blocks=1, memory_channels=8, token_stride=4),
         query=replace(model.query, channels=32, heads=2, feedforward=32, new_queries=12, memory_slots=6, num_layers=2, points=2),
-        backbone=replace(model.backbone, name="mobilenet_v2", neck_channels=16),
+        backbone=replace(model.backbone, name="mobilenet_v2", pretrained=None, neck_channels=16),
         occupancy=True,
     )
 
@@ -66,6 +67,24 @@ def test_every_recipe_trains_two_steps(recipe, tiny_clip_path, tmp_path):
     Trainer(small_config(tiny_clip_path, tmp_path / "run", recipe, steps=2)).run()
     assert [line["step"] for line in lines_of(tmp_path / "run")] == [1, 2]
     assert all(np.isfinite(line["loss"]) for line in lines_of(tmp_path / "run"))
+
+
+def test_a_resumed_run_needs_its_pretrained_backbone_no_more(tiny_clip_path, tmp_path):
+    weights = tmp_path / "mobilenet.pt"
+    torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), weights)
+    config = small_config(tiny_clip_path, tmp_path / "run", steps=2)
+    config = replace(config, model=replace(config.model, backbone=replace(config.model.backbone, pretrained=str(weights))))
+    Trainer(replace(config, run=replace(config.run, stop_after=1))).run()
+    weights.unlink()
+    trainer = Trainer(config)
+    trainer.run()
+    assert trainer.step == 2
+    with pytest.raises(ConfigError, match="mobilenet"):
+        Trainer(replace(config, run=replace(config.run, out=tmp_path / "anew")))
+
+
+def test_networks_for_graphics_processors_start_from_imagenet():
+    assert {name for name, make in RECIPES.items() if make().model.backbone.pretrained == "imagenet"} == {"edge", "base", "teacher"}
 
 
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(tiny_clip_path, tmp_path):

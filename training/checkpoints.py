@@ -106,10 +106,8 @@ def load_checkpoint(name: str | Path, device: str = "cpu") -> Checkpoint:
     """The network of a checkpoint (path, run folder or shipped name), ready for evaluation."""
     header, content = read_checkpoint(name)
     path = resolve_checkpoint(name)
-    values = dict(header["model"])
-    values["backbone"] = {**values["backbone"], "pretrained": None}  # the weights are here
     try:
-        config = ModelConfig.from_dict(values)
+        config = ModelConfig.from_dict(header["model"]).unpretrained()
     except ConfigError as error:
         raise DataError(f"{path}: {error}") from error
     model = Surround(config)
@@ -143,7 +141,7 @@ def load_matching(model: Surround, name: str | Path) -> list[str]:
 def strip_checkpoint(source: str | Path, target: Path, half: bool = False, name: str | None = None) -> None:
     """Copies a checkpoint without what only a resumed run needs."""
     header, content = read_checkpoint(source)
-    config = ModelConfig.from_dict({**header["model"], "backbone": {**header["model"]["backbone"], "pretrained": None}})
+    config = ModelConfig.from_dict(header["model"]).unpretrained()
     meta = {key: value for key, value in header.items() if key not in ("model", "class_names", "code_version")}
     meta["trained_with"] = header["code_version"]
     save_checkpoint(target, content["weights"], config, {**meta, "name": name or Path(target).stem}, half=half)

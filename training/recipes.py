@@ -1,7 +1,7 @@
 """Which training runs do we know? Recipes: functions that return a complete, typed `TrainConfig`."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,10 +213,15 @@ def nano() -> TrainConfig:
     )
 
 
+def _from_imagenet(model: ModelConfig) -> ModelConfig:
+    """Frozen batch normalisation needs statistics of pictures; a path in `--model.backbone.pretrained` takes them from a file instead."""
+    return replace(model, backbone=replace(model.backbone, pretrained="imagenet"))
+
+
 def edge() -> TrainConfig:
-    """One GPU, half a day."""
+    """One GPU, half a day; starts, like the larger ones, from torchvision's ImageNet weights."""
     return TrainConfig(
-        model=variants.edge(),
+        model=_from_imagenet(variants.edge()),
         data=DataConfig(batch=16, workers=12, cache_gb=40.0, walk_steps=16),
         optim=OptimConfig(lr=4e-4, steps=40_000, warmup_steps=500, ema=0.9995),
         augment=AugmentConfig(yaw_rad=0.4, scale=0.05),
@@ -226,7 +231,7 @@ def edge() -> TrainConfig:
 def base() -> TrainConfig:
     """The reference network; several GPUs under torchrun."""
     return TrainConfig(
-        model=variants.base(),
+        model=_from_imagenet(variants.base()),
         data=DataConfig(batch=16, workers=12, cache_gb=40.0, walk_steps=16),
         optim=OptimConfig(lr=4e-4, backbone_lr=0.25, steps=80_000, warmup_steps=500, ema=0.9995),
         augment=AugmentConfig(yaw_rad=0.4, scale=0.05),
@@ -236,7 +241,7 @@ def base() -> TrainConfig:
 def teacher() -> TrainConfig:
     """The network that labels: large pictures, all the time it needs."""
     return TrainConfig(
-        model=variants.teacher(),
+        model=_from_imagenet(variants.teacher()),
         data=DataConfig(batch=8, workers=12, cache_gb=60.0, walk_steps=20),
         optim=OptimConfig(lr=2e-4, backbone_lr=0.25, steps=100_000, warmup_steps=1000, ema=0.9998),
         augment=AugmentConfig(yaw_rad=0.4, scale=0.05),

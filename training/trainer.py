@@ -49,7 +49,8 @@ class Trainer:
             torch.set_num_threads(config.run.threads)
         self.dataset = StreamDataset(config, self.rank, self.world_size)
         torch.manual_seed(config.run.seed)
-        self.model = Surround(config.model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = config.model.unpretrained() if self.checkpoint_path.is_file() else config.model
+        self.model = Surround(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze_all_but(self.model, config.optim.only)
         self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.optimizer = make_optimizer(self.model, config)
@@ -229,7 +230,7 @@ class Trainer:
     def _validate(self, log: "_Log") -> None:
         if self.rank != 0 or not self.config.data.val:
             return
-        model = Surround(replace(self.config.model, backbone=replace(self.config.model.backbone, pretrained=None)))
+        model = Surround(self.config.model.unpretrained())
         model.load_state_dict({name: tensor.cpu() for name, tensor in self.ema.items()})
         scores = validate(model.eval().to(self.device), self.config, self.device)
         log.write({"step": self.step, **{f"val_{name}": value for name, value in scores.items()}})
