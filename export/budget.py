@@ -3,7 +3,7 @@
     surround4d export CHECKPOINT --also OTHER --input-sizes 64x192 --out car.onnx --budget-ms 80 --calibrate TRAINING --data CLIPS
 
 Several checkpoints (other variants) and picture sizes may compete. On this machine the 90th percentile of the network's time is measured,
-and once more for the chosen file; for a device of `export.roofline` that is not here the bound is estimated, and marked so.
+and once more for the chosen file; for a device of `export.devices` that is not here the bound is estimated, and marked so.
 """
 
 import time
@@ -18,12 +18,13 @@ import numpy as np
 from onnx import ModelProto
 from rich.console import Console
 
+from export.devices import DEVICES, Device, device_of
 from export.lower import Judge, Samples, lowered
 from export.manifest import manifest_path
 from export.networks import load_network
+from export.node_costs import bound_ms, node_costs
 from export.onnx_graph import OPSET
 from export.pareto import Candidate, table, write_report
-from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs
 from export.runner import OnnxNetwork
 from export.synthetic import synthetic_steps
 from export.write import verified_graph, write_graph

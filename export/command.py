@@ -9,11 +9,11 @@ from rich.console import Console
 
 from export.accuracy import require_layer
 from export.budget import HERE, BudgetSettings, write_within_budget
+from export.devices import read_devices
 from export.lower import Samples
 from export.manifest import Manifest
 from export.networks import load_network
 from export.onnx_graph import MAX_CAMERAS, OPSET
-from export.roofline import read_devices
 from export.verify import Verification
 from export.write import write_parts, write_verified
 from scenes.clips import find_clips

@@ -66,7 +66,7 @@ def label(
         workers: Processes that label clips side by side.
         ray: Instead of local processes: a Ray cluster; "local" starts one here, "auto" takes the running one, or its host:port.
         shard: Do part i of n of the clips ("2/8"), for batch queues.
-        device: Where the teacher runs: cpu, cuda, cuda:1.
+        device: Where the teacher runs: auto, cpu, cuda, cuda:1.
         both_ways: Show the teacher each clip from both ends and fuse what it says.
         mirrored: Show it each clip in a mirror as well; takes twice as long.
         label_probability: Boxes at least this probable are labels ...
@@ -103,7 +103,7 @@ def label(
         refine_motion=RefineMotion(refine_motion),
     )
     chosen = shard_of(find_clips(list(clips)), shard)
-    check_files(settings)
+    check_files(settings, elsewhere=ray is not None)
     console = Console()
     done = run_job(chosen, settings, workers, console, ray)
     suffix = "" if shard == "1/1" else "-" + shard.replace("/", "of")

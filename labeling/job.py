@@ -79,11 +79,18 @@ def shard_of(clips: list[Path], shard: str) -> list[Path]:
     return clips[int(part) - 1 :: int(parts)]
 
 
-def check_files(settings: LabelSettings) -> None:
-    """Reads the files that every clip is labelled with; one that cannot be used is refused with `DataError` before a clip is begun."""
+def check_files(settings: LabelSettings, elsewhere: bool = False) -> None:
+    """Reads the files that every clip is labelled with, before a clip is begun; `elsewhere`: the work is for other machines.
+
+    Raises:
+        DataError: a file that cannot be used.
+        ConfigError: no such device.
+    """
     if settings.teacher is not None:
         from training.checkpoints import load_checkpoint  # brings torch
+        from training.device import choose_device
 
+        choose_device(settings.device, elsewhere=elsewhere)
         load_checkpoint(settings.teacher)
     if settings.detector is not None:
         open_detector(settings.detector, settings.lifting.detector.score, 0, 1)

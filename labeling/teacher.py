@@ -37,7 +37,9 @@ def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mi
     `DataError`.
     """
     from training.checkpoints import resolve_checkpoint
+    from training.device import choose_device
 
+    device = str(choose_device(device))
     path = resolve_checkpoint(checkpoint)
     model = _loaded(path, path.stat().st_mtime_ns, device)
     orders = [range(len(clip)), range(len(clip) - 1, -1, -1)] if both_ways and len(clip) > 1 else [range(len(clip))]

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.lint import DEFAULT_TARGETS, TARGETS, grouped, lint, lint_file, read_onnx
 from export.lint_graph import Graph, without_weights
 from export.lint_rules import TENSORRT_8, TENSORRT_10, TENSORRT_11, Effect
+from export.node_costs import node_costs
 from scenes.errors import ConfigError, DataError
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
@@ -270,10 +271,11 @@ def test_weights_too_large_for_one_message_are_not_serialised(tmp_path, monkeypa
     assert without_weights(model).ByteSize() < 1000 < model.ByteSize()
     assert Graph(model).shapes["y"] == [1, 80]
     infer_shapes, check_model = onnx.shape_inference.infer_shapes, onnx.checker.check_model
-    monkeypatch.setattr("onnx.shape_inference.infer_shapes", lambda given: infer_shapes(small_enough(given)))
+    monkeypatch.setattr("onnx.shape_inference.infer_shapes", lambda given, **how: infer_shapes(small_enough(given), **how))
     monkeypatch.setattr("onnx.checker.check_model", lambda given: check_model(small_enough(given)))
     assert lint_file(path) == 0
     assert [finding.target for finding in lint(model)] == ["onnxruntime"]  # without its file it cannot be asked
+    assert [cost.flops for cost in node_costs(model)] == [2 * 64 * 80, 0]
 
 
 def small_enough(given: onnx.ModelProto | str) -> onnx.ModelProto | str:

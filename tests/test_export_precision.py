@@ -13,15 +13,17 @@ from standin_network import StandIn, standin_config
 from export.budget import BudgetSettings, choose, measure_ms, write_choice, write_within_budget
 from export.calibration import Range, calibrate, narrowed
 from export.command import export_checkpoint, parse_sizes
+from export.devices import DEVICES, Device, device_of, read_devices
 from export.half import group_of, groups_of, half_lowering, to_half
 from export.int8 import SYMMETRIC, UNSIGNED, int8_lowering, to_int8
 from export.lint import lint
 from export.lower import Samples, lowered
 from export.networks import LoadedNetwork
+from export.node_costs import bound_ms, merged, node_costs
 from export.onnx_graph import export_model, read_manifest
 from export.pareto import RED, Candidate, free_place, is_pareto, pareto_plot, ticks
 from export.precision import choose_parts, dense_error, record_steps
-from export.roofline import DEVICES, Device, bound_ms, device_of, node_costs, read_devices, roofline
+from export.roofline import roofline
 from export.runner import OnnxNetwork, initial_state
 from export.synthetic import five_camera_rig, synthetic_steps
 from export.write import write_verified
@@ -206,6 +208,51 @@ def test_flops_and_bytes_of_a_convolution_by_hand():
     assert bound_ms([cost], slow) == pytest.approx(1e3 * cost.flops / 1e12)
 
 
+def test_pointwise_nodes_join_who_makes_their_input():
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        helper.make_node("Add", ["a", "x"], ["b"], name="residual"),
+        helper.make_node("Relu", ["b"], ["c"], name="relu"),
+        helper.make_node("Sigmoid", ["c"], ["gate"], name="gate"),
+        helper.make_node("Mul", ["c", "gate"], ["y"], name="gated"),
+    ]
+    weight = numpy_helper.from_array(np.zeros((4, 4, 1, 1), np.float32), "w")
+    shape = [1, 4, 10, 10]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [info("x", 1, shape)], [info("y", 1, shape)], [weight]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    alone = node_costs(model)
+    together = merged(alone, {"y"})
+    map_bytes = 4 * 400
+    assert [cost.node for cost in together] == ["conv", "gate"]  # two read c, so it is made; what only the next one reads is not
+    assert [cost.bytes for cost in together] == [2 * map_bytes + 4 * 16, 2 * map_bytes]  # x and w in, c out; c in, y out
+    assert sum(cost.flops for cost in together) == sum(cost.flops for cost in alone)
+    assert [cost.node for cost in merged(alone, {"y", "a"})] == ["conv", "residual", "gate"]  # outputs are made in any case
+
+
+def test_integer_products_count_as_such():
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("ConvInteger", ["x", "w"], ["c"], name="conv"),
+        helper.make_node("MatMulInteger", ["a", "b"], ["m"], name="product"),
+    ]
+    constants = [numpy_helper.from_array(np.zeros((8, 4, 3, 3), np.int8), "w"), numpy_helper.from_array(np.zeros((6, 7), np.int8), "b")]
+    inputs = [info("x", TensorProto.UINT8, [1, 4, 5, 5]), info("a", TensorProto.UINT8, [5, 6])]
+    outputs = [info("c", TensorProto.INT32, [1, 8, 3, 3]), info("m", TensorProto.INT32, [5, 7])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    conv, product = node_costs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    assert conv.flops == 2 * (8 * 9) * (4 * 9) and product.flops == 2 * 35 * 6
+    assert conv.element == product.element == TensorProto.INT8
+
+
+def test_rates_of_the_table_halve_with_each_wider_type():
+    for name in ("orin-nx", "orin-agx", "thor", "h200"):
+        assert DEVICES[name].int8_tops == pytest.approx(2 * DEVICES[name].fp16_tflops, rel=0.01), name
+
+
 def test_shapes_that_follow_from_the_number_of_cameras_are_known():
     info = helper.make_tensor_value_info
     nodes = [
@@ -252,6 +299,7 @@ def test_the_roofline_tells_every_node_on_every_device(graph, tmp_path, capsys):
     assert told["estimate"] and told["cameras"] == 5 and len(told["nodes"]) == len(graph[0].graph.node)
     for name in ("orin-nx", "h200"):
         assert told["total"]["bound_ms"][name] == pytest.approx(sum(node["bound_ms"][name] for node in told["nodes"]))
+        assert 0 < told["total"]["merged_bound_ms"][name] < told["total"]["bound_ms"][name]
     convolutions = [node["flops"] for node in told["nodes"] if node["operator"] == "Conv"]
     assert convolutions == [2 * 5 * 8 * 16 * 32 * 3 * 9, 2 * 5 * 8 * 16 * 32 * 8 * 9]  # 8 channels of 16x32 from 3 and from 8, 3x3
 

@@ -157,6 +157,13 @@ def test_a_mistyped_file_is_one_sentence_before_any_clip_is_begun(clips, option,
     assert not any((clip / "labeling").exists() for clip in clips)
 
 
+def test_a_mistyped_device_is_one_sentence_before_any_clip_is_begun(clips, capsys):
+    assert main(["label", *map(str, clips), "--teacher", "nano", "--device", "gpu"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == "surround4d label: --device: expected auto, cpu, cuda or cuda:1, got 'gpu'; correct it\n"
+    assert not any((clip / "labeling").exists() for clip in clips)
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(clips, monkeypatch):
     write = layer_stage.write_layer_files
 

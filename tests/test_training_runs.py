@@ -24,6 +24,7 @@ from scenes.errors import ConfigError, DataError
 from training.checkpoints import load_checkpoint, load_matching, read_checkpoint, save_checkpoint, strip_checkpoint
 from training.command import parse
 from training.command import train as train_command
+from training.device import choose_device
 from training.evaluate import evaluate
 from training.recipes import RECIPES, TrainConfig
 from training.streaming import predicted_occupancy, run_clip, stream_clip
@@ -275,3 +276,11 @@ def test_eval_keeps_what_the_network_says_as_a_layer(tiny_clip_path, tmp_path, m
     assert evaluate(str(tmp_path / "a.pt"), (tiny_clip_path,), keep=True, overwrite=True) == 0
     with pytest.raises(ConfigError, match="--keep: 'truth' is a label layer"):
         evaluate("truth", (tiny_clip_path,), keep=True)
+
+
+@pytest.mark.parametrize("name", ["cud", "cuda:x", "meta", "cuda:99"])
+def test_a_device_that_is_none_is_refused_in_words(name, tiny_clip_path):
+    with pytest.raises(ConfigError, match=r"--device: .*; (correct it|use cpu or auto)"):
+        evaluate("nano", (tiny_clip_path,), device=name)
+    assert choose_device("auto").type in ("cpu", "cuda")
+    assert choose_device("cuda:99", elsewhere=True).index == 99

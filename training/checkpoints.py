@@ -17,6 +17,7 @@ from fusion.config import ModelConfig
 from fusion.model import Surround
 from scenes.atomic import atomic_file
 from scenes.errors import ConfigError, DataError, one_sentence
+from training.device import choose_device
 
 FORMAT = "surround4d"
 SCHEMA_VERSION = 1
@@ -103,7 +104,8 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def load_checkpoint(name: str | Path, device: str = "cpu") -> Checkpoint:
-    """The network of a checkpoint (path, run folder or shipped name), ready for evaluation."""
+    """The network of a checkpoint (path, run folder or shipped name) on a device (`training.device`), ready for evaluation."""
+    torch_device = choose_device(device)
     header, content = read_checkpoint(name)
     path = resolve_checkpoint(name)
     try:
@@ -122,7 +124,7 @@ def load_checkpoint(name: str | Path, device: str = "cpu") -> Checkpoint:
         ) from error
     meta = {key: value for key, value in header.items() if key != "model"}
     meta.setdefault("name", path.parent.name if path.stem == "checkpoint" else path.stem)
-    return Checkpoint(model.eval().to(device), config, tuple(header["class_names"]), meta)
+    return Checkpoint(model.eval().to(torch_device), config, tuple(header["class_names"]), meta)
 
 
 def load_matching(model: Surround, name: str | Path) -> list[str]:

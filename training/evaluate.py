@@ -45,7 +45,7 @@ def evaluate(
         memory: let the network remember from frame to frame; without, every frame starts from nothing.
         range_m: count boxes nearer than this only, whatever their class; by default as far as nuScenes counts each class.
         min_visibility: truth of which the cameras see a smaller share is neither to be found nor wrong to find.
-        device: where the network runs: cpu, cuda, cuda:1.
+        device: where the network runs: auto, cpu, cuda, cuda:1.
         keep: also write the network's boxes into each clip as the label layer model@NAME, to be drawn, compared or reviewed.
         overwrite: let --keep replace a layer of that name.
     """
@@ -96,7 +96,9 @@ def _predictor(what: str, clip_paths: list[Path], memory: bool, device: str) -> 
     if not Path(what).exists() and ("@" in what or what in ("truth", "human")):
         raise DataError(f"label layer {what!r}: none of the clips has it, they have {', '.join(layers) or 'none'}; name one of these")
     from training.checkpoints import load_checkpoint  # brings torch, which comparing layers does not need
+    from training.device import choose_device
 
+    device = str(choose_device(device))
     checkpoint = load_checkpoint(what, device)
     name = str(checkpoint.meta["name"])
     return (lambda clip: streamed_layer(checkpoint.model, clip, name, memory, device)), f"model@{name}"

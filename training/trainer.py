@@ -25,6 +25,7 @@ from scenes.atomic import atomic_file, write_json
 from scenes.errors import ConfigError, DataError, SurroundError
 from training.checkpoints import load_matching, read_checkpoint, save_checkpoint
 from training.dataset import StepBatch, StreamDataset, step_batches
+from training.device import choose_device
 from training.losses import draw_denoising, step_losses
 from training.matching import tracks_of_slots
 from training.memory_noise import spoil_memory
@@ -44,7 +45,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.out = config, Path(config.run.out)
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = choose_device(config.run.device)
+        self.device = choose_device(config.run.device, "--run.device")
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         self.dataset = StreamDataset(config, self.rank, self.world_size)
@@ -246,19 +247,6 @@ class Trainer:
             yield log
         finally:
             log.close()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of `run.device`; `auto` takes this process's GPU if there is one."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"run.device: expected auto, cpu or cuda, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device: cuda was asked for, but torch finds no GPU here; use cpu or auto")
-    return device
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
