@@ -46,15 +46,13 @@ class PrecisionBudget:
     points: float
     """Of mean AP (0 to 1) on the clips, where there are clips with a layer to compare with."""
     part: float
-    """Relative L2 error of the dense answers in one step when one part alone is lowered."""
+    """Where there are no such clips: relative L2 error of the dense answers in one step when one part alone is lowered."""
     total: float
     """The same of the whole."""
-    points_alone: bool
-    """Where mean AP is measured, it alone decides."""
 
 
-HALF_BUDGET = PrecisionBudget(0.001, 2e-3, 5e-3, points_alone=False)
-INT8_BUDGET = PrecisionBudget(0.005, 3e-2, 6e-2, points_alone=True)
+HALF_BUDGET = PrecisionBudget(0.001, 1e-2, 2e-2)
+INT8_BUDGET = PrecisionBudget(0.005, 3e-2, 6e-2)
 """Half of the points that may be lost, because they are counted on the clips where the parts are chosen; others are measured on later."""
 NORM_POINTS = 0.0025
 """Of mean AP, for constant statistics of group normalisations alone; they count within `INT8_BUDGET` too."""
@@ -121,11 +119,11 @@ def lowered(
             told["constant_statistics"] = {"norms": chosen, "points": trail}
             by_parts = answered_by(proto, steps)
     lowering = lowering_of(proto, precision, steps)
-    part, total = (np.inf, np.inf) if judge is not None and budget.points_alone else (budget.part, budget.total)
+    part, total = (np.inf, np.inf) if judge is not None else (budget.part, budget.total)
     result, choice = choose_parts(lowering, by_parts, part, total, progress)
     chosen_first = choice.rules
     if judge is not None:
-        if budget.points_alone:
+        if len(lowering.rules) > 1:
             _take_best_rules(judge, lowering, choice, progress)
         told["points"] = _keep_until(judge, lowering, choice, by_parts, budget.points, progress)
     if precision == FOR_PROCESSORS:
