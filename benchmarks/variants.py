@@ -25,10 +25,18 @@ def variants(names: Sequence[str] = tuple(VARIANTS)) -> None:
     Args:
         names: Which of the variants.
     """
-    print(
-        "| variant | backbone | pictures | grid | layers | queries new + remembered | M parameters | GFLOP a step | of these per camera |"
+    columns = (
+        "variant",
+        "backbone",
+        "pictures",
+        "grid",
+        "layers",
+        "queries new + remembered",
+        "M parameters",
+        "GFLOP a step",
+        "cameras' share",
     )
-    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| " + " | ".join(columns) + " |\n| --- | --- | --- | ---" + " | ---:" * 5 + " |")
     for name in names:
         print(row(VARIANTS[name]()), flush=True)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
