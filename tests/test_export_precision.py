@@ -182,6 +182,23 @@ def test_parts_that_cost_points_stay_fp32(graph, tiny_clip_path, monkeypatch):
         lowered(model, manifest, "int4", network, Samples([]))
 
 
+def test_mean_ap_alone_decides_what_fp16_keeps(graph, tiny_clip_path, monkeypatch):
+    model, _ = graph
+    parts = groups_of(model)
+    manifest = read_manifest(model, "standin")
+    network = LoadedNetwork("standin", StandIn().eval(), CONFIG, "")
+    monkeypatch.setattr("export.lower.dense_error", lambda *_: 1.0)  # as if it changed a step's answers altogether
+    monkeypatch.setattr("export.precision.dense_error", lambda *_: 1.0)
+    for points, kept in (([0.5, 0.4995], 0), ([0.5, 0.498, 0.4999], 1)):
+        answers = iter(points)
+        monkeypatch.setattr("export.lower.measure_accuracy", lambda *_, answers=answers: {"mean_ap": next(answers)})
+        _, told = lowered(model, manifest, "fp16", network, Samples([tiny_clip_path], "truth"))
+        assert len(told.verification["precision"]["kept_fp32"]) == kept < len(parts)
+        assert next(answers, None) is None
+    _, told = lowered(model, manifest, "fp16", network, Samples([tiny_clip_path]))
+    assert told.verification["precision"]["kept_fp32"] == parts  # nothing to count on: the error decides
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu"])
 def test_the_command_writes_a_lower_precision_that_runs(precision, tmp_path, tiny_clip_path):
     out = tmp_path / "low.onnx"
