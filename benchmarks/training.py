@@ -28,6 +28,7 @@ def measure(
         base = recipe(name)
         config = replace(
             base,
+            model=base.model.unpretrained(),
             data=replace(base.data, folders=(data,), batch=batch, workers=workers),
             optim=replace(base.optim, steps=steps),
             run=replace(base.run, out=Path(folder), threads=threads, log_every=max(1, steps // 2)),

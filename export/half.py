@@ -2,16 +2,17 @@
 
 The graph is rewritten node by node, so that the rules can be read and the order stays sorted. A node turns half if it is a matrix
 product or convolution, or cheap and fed by nothing but half nodes and small constants. Projection, reference points, TopK, Softmax,
-Exp and GridSample are neither, and stay fp32. `groups_of` and `keep` let a measurement exclude parts that do not bear it.
+Exp and GridSample are neither, and stay fp32. `groups_of` and `keep` let a measurement exclude parts that do not bear it; values too
+large for half precision are found on steps (`largest_values`), because a processor, which computes half precision in fp32, never overflows.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.precision import Lowering
+from export.precision import Lowering, run_session, session_of
 from export.simplify import drop_unread_constants
 
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -48,6 +49,8 @@ ONLY_FIRST_INPUT = {"Resize"}
 LARGEST_CONSTANT = 16.0
 """A larger constant in a sum or product is a length in metres or pixels, which half precision would round to centimetres."""
 SAFE_WEIGHT = 6e4
+SAFE_VALUE = 65504.0 / 4
+"""Of activations seen on some steps: others may see larger ones."""
 
 
 def scope_of(node: NodeProto) -> list[str]:
@@ -77,24 +80,44 @@ def groups_of(model: ModelProto) -> list[str]:
     return list(dict.fromkeys(group_of(node) for node in model.graph.node if node.op_type in HEAVY))
 
 
-def half_lowering(model: ModelProto) -> Lowering:
-    """Half precision for the parts that hold convolutions or matrix products."""
+def half_lowering(model: ModelProto, largest: Mapping[str, float]) -> Lowering:
+    """Half precision for the parts that hold convolutions or matrix products; `largest` is what `largest_values` found."""
     parts = groups_of(model)
-    return Lowering(parts, ("half",), lambda rules: to_half(model, [part for part in parts if part not in rules]))
+    return Lowering(parts, ("half",), lambda rules: to_half(model, [part for part in parts if part not in rules], largest))
 
 
-def to_half(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
-    """A copy whose heavy nodes outside the groups `keep` compute in float16; inputs and outputs keep their types."""
-    rewriting = _Rewriting(model, set(keep))
-    return rewriting.run()
+def to_half(model: ModelProto, keep: Collection[str] = (), largest: Mapping[str, float] | None = None) -> ModelProto:
+    """A copy whose heavy nodes outside the groups `keep` compute in float16; inputs and outputs keep their types.
+
+    Nodes that read or make a tensor of which `largest` tells more than `SAFE_VALUE` stay fp32.
+    """
+    return _Rewriting(model, set(keep), largest or {}).run()
+
+
+def largest_values(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The largest magnitude on the steps of every tensor that `to_half` would compute or read in half precision, by name."""
+    rewriting = _Rewriting(model, set(), {})
+    names = rewriting.half_values()
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    for name in names:
+        probe.graph.node.append(helper.make_node("Abs", [name], [f"{name}_abs"]))
+        probe.graph.node.append(helper.make_node("ReduceMax", [f"{name}_abs"], [f"{name}_largest"], keepdims=0))
+        probe.graph.output.append(helper.make_tensor_value_info(f"{name}_largest", TensorProto.FLOAT, []))
+    session = session_of(probe)
+    found = dict.fromkeys(names, 0.0)
+    for feed in feeds:
+        seen = run_session(session, [f"{name}_largest" for name in names], feed)
+        found = {name: max(value, float(seen[f"{name}_largest"])) for name, value in found.items()}
+    return found
 
 
 class _Rewriting:
-    def __init__(self, model: ModelProto, keep: set[str]) -> None:
+    def __init__(self, model: ModelProto, keep: set[str], largest: Mapping[str, float]) -> None:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         graph = self.model.graph
-        self.keep = keep
+        self.keep, self.largest = keep, largest
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
         self.elements = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
@@ -119,10 +142,18 @@ class _Rewriting:
             if not all(self._fits(name, SAFE_WEIGHT if node.op_type in HEAVY else LARGEST_CONSTANT) for name in constants):
                 continue
             follows = [name for name in inputs if name not in self.weights]
+            if any(self.largest.get(name, 0.0) > SAFE_VALUE for name in (*follows, *node.output)):
+                continue
             if node.op_type in HEAVY or (node.op_type in CHEAP and follows and all(name in half_tensors for name in follows)):
                 chosen.add(index)
                 half_tensors |= {name for name in node.output if self._is_float(name)}
         return chosen
+
+    def half_values(self) -> list[str]:
+        """What the chosen nodes read and make in half precision, constants apart."""
+        nodes = [node for index, node in enumerate(self.model.graph.node) if index in self.half_nodes]
+        names = (name for node in nodes for name in (*self._half_inputs(node), *node.output))
+        return list(dict.fromkeys(name for name in names if self._is_float(name) and name not in self.weights))
 
     def _fits(self, name: str, largest: float) -> bool:
         return float(np.abs(numpy_helper.to_array(self.weights[name])).max(initial=0.0)) <= largest

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from export.accuracy import clip_steps, measure_accuracy
 from export.calibration import calibrate
-from export.half import half_lowering
+from export.half import half_lowering, largest_values
 from export.int8 import STYLES, UNSIGNED, int8_lowering
 from export.manifest import Manifest
 from export.networks import LoadedNetwork
@@ -56,6 +56,8 @@ INT8_BUDGET = PrecisionBudget(0.005, 3e-2, 6e-2)
 """Half of the points that may be lost, because they are counted on the clips where the parts are chosen; others are measured on later."""
 NORM_POINTS = 0.0025
 """Of mean AP, for constant statistics of group normalisations alone; they count within `INT8_BUDGET` too."""
+FINITE = float(np.finfo(np.float64).max)
+"""A limit that only infinite or undefined answers exceed: mean AP looks at boxes, and must not be all that is looked at."""
 BUDGETS = {"fp16": HALF_BUDGET, **dict.fromkeys(STYLES, INT8_BUDGET)}
 
 
@@ -119,7 +121,7 @@ def lowered(
             told["constant_statistics"] = {"norms": chosen, "points": trail}
             by_parts = answered_by(proto, steps)
     lowering = lowering_of(proto, precision, steps)
-    part, total = (np.inf, np.inf) if judge is not None else (budget.part, budget.total)
+    part, total = (FINITE, FINITE) if judge is not None else (budget.part, budget.total)
     result, choice = choose_parts(lowering, by_parts, part, total, progress)
     chosen_first = choice.rules
     if judge is not None:
@@ -142,7 +144,7 @@ def lowered(
 def lowering_of(proto: ModelProto, precision: str, steps: list[RecordedStep]) -> Lowering:
     """How this precision is made."""
     if precision == "fp16":
-        return half_lowering(proto)
+        return half_lowering(proto, largest_values(proto, [step.feed for step in steps]))
     return int8_lowering(proto, calibrate(proto, [step.feed for step in steps]), STYLES[precision])
 
 
@@ -168,12 +170,13 @@ def _keep_until(
     """Keeps the worst part in fp32 until mean AP falls by no more than allowed; the fall at each attempt."""
     trail = []
     while True:
-        trail.append(judge.points_lost(lowering.convert(choice.rules)))
+        converted = lowering.convert(choice.rules)
+        trail.append(judge.points_lost(converted))
         progress(f"mean AP falls by {trail[-1]:.4f}; fp32 kept: {choice.keep or 'nothing'}")
-        if trail[-1] <= allowed or not choice.rules:
+        if (trail[-1] <= allowed and dense_error(converted, steps) <= FINITE) or not choice.rules:
             return trail
         if any(np.isnan(entry.error) for entry in choice.parts):
-            choice.parts = measured_parts(lowering, steps, np.inf, progress).parts
+            choice.parts = measured_parts(lowering, steps, FINITE, progress).parts
         keep_worst(choice)
 
 

@@ -50,7 +50,7 @@ class NodeCost:
     reads: dict[str, float] = field(default_factory=dict)
     """Bytes of each tensor it reads, constants too; what was quantised counts as that."""
     writes: dict[str, float] = field(default_factory=dict)
-    """Bytes of each tensor it makes."""
+    """Bytes of each tensor it makes, likewise."""
     elements: int = 0
     """Numbers in its first output."""
 
@@ -68,22 +68,25 @@ def node_costs(model: ModelProto, num_cameras: int = 8) -> list[NodeCost]:
         DataError: shapes cannot be inferred.
     """
     model = without_weights(model)
+    fixed = _with_fixed_axes(model, num_cameras)
     try:
-        inferred = onnx.shape_inference.infer_shapes(_folded(_with_fixed_axes(model, num_cameras)), data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(_folded(fixed), data_prop=True)
+        plain = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise DataError(f"shapes cannot be inferred ({reason}); see `surround4d lint`, or export with fixed axes") from error
-    shapes: dict[str, tuple[tuple[int, ...], int]] = {}
-    for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
-        tensor = value.type.tensor_type
-        shapes[value.name] = (tuple(max(d.dim_value, 1) for d in tensor.shape.dim), tensor.elem_type)
+    shapes = {**_shapes_of(plain), **_shapes_of(inferred)}  # folding knows more, but takes some nodes away and the names before them
     for tensor in model.graph.initializer:
         shapes[tensor.name] = (tuple(tensor.dims), tensor.data_type)
-    for node in reversed(model.graph.node):
-        if node.op_type == "Identity" and node.output[0] in shapes:  # folding takes these away, and the name before them
-            shapes.setdefault(node.input[0], shapes[node.output[0]])
     dequantised = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     return [_cost(node, shapes, dequantised) for node in model.graph.node]
+
+
+def _shapes_of(inferred: ModelProto) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape (1 where unknown) and element type of every tensor that has them, by name."""
+    values = (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info)
+    tensors = {value.name: value.type.tensor_type for value in values}
+    return {name: (tuple(max(d.dim_value, 1) for d in t.shape.dim), t.elem_type) for name, t in tensors.items()}
 
 
 def _with_fixed_axes(model: ModelProto, num_cameras: int) -> ModelProto:
@@ -117,7 +120,7 @@ def _cost(node: NodeProto, shapes: dict[str, tuple[tuple[int, ...], int]], dequa
     elif node.op_type in WEIGHT_OF_INTEGERS:
         element = TensorProto.INT8
     reads = {name: size(dequantised.get(name, name)) for name in node.input if name}
-    writes = {name: size(name) for name in node.output if name}
+    writes = {name: size(dequantised.get(name, name)) for name in node.output if name}
     return NodeCost(node.name, node.op_type, _flops(node, shapes, out_shape), moved, element, reads, writes, _count(out_shape))
 
 
@@ -190,5 +193,5 @@ def _as_one(group: list[NodeCost]) -> NodeCost:
 
 
 def bound_ms(costs: list[NodeCost], device: Device) -> float:
-    """The sum over the nodes in ms; of `export.merging.merged` nodes what a merging engine could reach at best."""
+    """The sum over the nodes in ms; of `merged` nodes what a merging engine could reach at best."""
     return 1e3 * sum(cost.seconds(device) for cost in costs)

@@ -90,7 +90,9 @@ def check_files(settings: LabelSettings, elsewhere: bool = False) -> None:
         from training.checkpoints import load_checkpoint  # brings torch
         from training.device import choose_device
 
-        choose_device(settings.device, elsewhere=elsewhere)
+        device = choose_device(settings.device, elsewhere=elsewhere)
+        if elsewhere and (settings.device == "auto" or device.index):
+            raise ConfigError(f"--device: on a cluster every task has one GPU or none, got {settings.device!r}; give cpu or cuda")
         load_checkpoint(settings.teacher)
     if settings.detector is not None:
         open_detector(settings.detector, settings.lifting.detector.score, 0, 1)

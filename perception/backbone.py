@@ -84,7 +84,9 @@ class Backbone(nn.Module):
         self.stages, strides, channels = _cut_into_stages(modules, max(levels))
         missing = [level for level in levels if level not in strides]
         if missing:
-            raise ConfigError(f"backbone {name!r}: no features at stride {missing}; it has {strides}; change backbone.levels")
+            raise ConfigError(
+                f"backbone {name!r}: no features at stride {missing}; it has {strides}; change backbone.levels or backbone.dropped_blocks"
+            )
         _fold_norms(self.stages)
         self.level_index = [strides.index(level) for level in levels]
         self.channels = [channels[index] for index in self.level_index]

@@ -14,7 +14,7 @@ from export.budget import BudgetSettings, choose, measure_ms, write_choice, writ
 from export.calibration import Range, calibrate, narrowed
 from export.command import export_checkpoint, parse_sizes
 from export.devices import DEVICES, Device, device_of, read_devices
-from export.half import group_of, groups_of, half_lowering, to_half
+from export.half import group_of, groups_of, half_lowering, largest_values, to_half
 from export.int8 import SYMMETRIC, UNSIGNED, int8_lowering, to_int8
 from export.lint import lint
 from export.lower import Samples, lowered
@@ -152,10 +152,10 @@ def test_a_range_is_narrowed_where_one_value_would_coarsen_all_others():
 def test_sensitive_parts_are_found_by_measurement(graph):
     model, steps = graph
     assert groups_of(model) and all(isinstance(group_of(node), str) for node in model.graph.node)
-    _, strict = choose_parts(half_lowering(model), steps, part_budget=0.0, total_budget=0.0)
+    _, strict = choose_parts(half_lowering(model, {}), steps, part_budget=0.0, total_budget=0.0)
     assert strict.keep == [entry.part for entry in strict.parts if entry.error > 0]
     assert strict.error < SAME
-    _, loose = choose_parts(half_lowering(model), steps, part_budget=1.0, total_budget=1.0)
+    _, loose = choose_parts(half_lowering(model, {}), steps, part_budget=1.0, total_budget=1.0)
     assert loose.keep == []
     lowering = int8_lowering(model, calibrate(model, [step.feed for step in steps]), UNSIGNED)
     _, choice = choose_parts(lowering, steps, part_budget=1.0, total_budget=1.0)
@@ -197,6 +197,30 @@ def test_mean_ap_alone_decides_what_fp16_keeps(graph, tiny_clip_path, monkeypatc
         assert next(answers, None) is None
     _, told = lowered(model, manifest, "fp16", network, Samples([tiny_clip_path]))
     assert told.verification["precision"]["kept_fp32"] == parts  # nothing to count on: the error decides
+    monkeypatch.setattr("export.lower.measure_accuracy", lambda *_: {"mean_ap": 0.5})  # boxes are as good as before
+    monkeypatch.setattr("export.lower.dense_error", lambda *_: float("inf"))
+    monkeypatch.setattr("export.precision.dense_error", lambda *_: float("inf"))  # but something else is not finite
+    _, told = lowered(model, manifest, "fp16", network, Samples([tiny_clip_path], "truth"))
+    assert told.verification["precision"]["kept_fp32"] == parts
+
+
+def test_values_too_large_for_half_precision_stay_fp32():
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("MatMul", ["x", "big"], ["a"], name="grows"),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("MatMul", ["b", "small"], ["c"], name="shrinks"),
+        helper.make_node("MatMul", ["c", "small"], ["y"], name="fits"),
+    ]
+    constants = [numpy_helper.from_array(np.eye(4, dtype=np.float32) * factor, name) for name, factor in (("big", 400), ("small", 1e-3))]
+    graph = helper.make_graph(nodes, "g", [info("x", 1, [1, 4])], [info("y", 1, [1, 4])], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    largest = largest_values(model, [{"x": np.full((1, 4), value, np.float32)} for value in (1.0, 400.0, 2.0)])
+    assert largest["b"] == 160_000 and largest["c"] == pytest.approx(160) and largest["x"] == 400
+    half = to_half(model, (), largest)
+    made = {node.name: node.input[0] for node in half.graph.node}
+    assert [name for name, source in made.items() if source.endswith("_half") and not name.endswith("_to_float")] == ["fits"]
+    assert sum(node.op_type == "MatMul" and node.input[0].endswith("_half") for node in to_half(model).graph.node) == 3
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu"])
@@ -248,6 +272,42 @@ def test_pointwise_nodes_join_who_makes_their_input():
     assert [cost.bytes for cost in together] == [2 * map_bytes + 4 * 16, 2 * map_bytes]  # x and w in, c out; c in, y out
     assert sum(cost.flops for cost in together) == sum(cost.flops for cost in alone)
     assert [cost.node for cost in merged(alone, {"y", "a"})] == ["conv", "residual", "gate"]  # outputs are made in any case
+
+
+def test_what_is_quantised_at_once_is_moved_as_bytes():
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], name="dq"),
+        helper.make_node("Conv", ["d", "w"], ["y"], name="next"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.zeros((4, 4, 1, 1), np.float32), "w"),
+        numpy_helper.from_array(np.float32(0.1), "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+    ]
+    shape = [1, 4, 10, 10]
+    graph = helper.make_graph(nodes, "g", [info("x", 1, shape)], [info("y", 1, shape)], constants)
+    together = merged(node_costs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)), {"y"})
+    assert [cost.node for cost in together] == ["conv", "next"]
+    weight, scales = 4 * 16, 4 + 1
+    assert [cost.bytes for cost in together] == [4 * 400 + weight + scales + 400, 400 + weight + 4 * 400]
+
+
+NO_OPERATIONS = {"Identity": ([], {}), "Cast": ([], {"to": 1}), "Concat": ([], {"axis": 0}), "Reshape": (["shape"], {})}
+
+
+@pytest.mark.parametrize("name", sorted(NO_OPERATIONS))
+def test_folding_takes_no_shape_away(name):
+    inputs, how = NO_OPERATIONS[name]
+    info = helper.make_tensor_value_info
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"], name="conv"), helper.make_node(name, ["a", *inputs], ["y"], **how)]
+    shape = [1, 4, 10, 10]
+    constants = [numpy_helper.from_array(np.zeros((4, 4, 1, 1), np.float32), "w"), numpy_helper.from_array(np.array(shape), "shape")]
+    graph = helper.make_graph(nodes, "g", [info("x", 1, shape)], [info("y", 1, shape)], constants)
+    cost = node_costs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))[0]
+    assert cost.flops == 2 * 400 * 4
 
 
 def test_integer_products_count_as_such():

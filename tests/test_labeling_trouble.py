@@ -158,9 +158,14 @@ def test_a_mistyped_file_is_one_sentence_before_any_clip_is_begun(clips, option,
 
 
 def test_a_mistyped_device_is_one_sentence_before_any_clip_is_begun(clips, capsys):
-    assert main(["label", *map(str, clips), "--teacher", "nano", "--device", "gpu"]) == 2
+    asked = ["label", *map(str, clips), "--teacher", "nano"]
+    assert main([*asked, "--device", "gpu"]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err == "surround4d label: --device: expected auto, cpu, cuda or cuda:1, got 'gpu'; correct it\n"
+    for device in ("auto", "cuda:1"):
+        assert main([*asked, "--ray", "auto", "--device", device]) == 2
+        said = capsys.readouterr().err
+        assert said == f"surround4d label: --device: on a cluster every task has one GPU or none, got {device!r}; give cpu or cuda\n"
     assert not any((clip / "labeling").exists() for clip in clips)
 
 
@@ -233,8 +238,10 @@ def test_a_clip_that_kills_its_worker_fails_alone():
     assert "worker process died" in outcomes[Path("b")].failure
 
 
-def test_a_local_ray_labels_as_one_process_does(clips):
+def test_ray_labels_as_one_process_does_and_none_at_an_address_is_one_sentence(clips):
     pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match="no Ray at"):  # one test for both: "auto" would find what another one has started
+        run_job(clips, SETTINGS, 1, QUIET, ray_address="auto")
     label_clip(Path(shutil.copytree(clips[0], clips[0].parent.parent / "reference")), SETTINGS)
     (clips[1] / "frames.parquet").write_bytes(b"broken")
     outcomes = run_job(clips, SETTINGS, 1, QUIET, ray_address="local").outcomes
@@ -242,12 +249,6 @@ def test_a_local_ray_labels_as_one_process_does(clips):
     assert "frames.parquet" in outcomes[1].failure
     reference = (clips[0].parent.parent / "reference/layers/auto@test/boxes.parquet").read_bytes()
     assert (clips[2] / "layers/auto@test/boxes.parquet").read_bytes() == reference
-
-
-def test_no_ray_at_an_address_is_one_sentence(clips):
-    pytest.importorskip("ray")
-    with pytest.raises(ConfigError, match="no Ray at"):
-        run_job(clips, SETTINGS, 1, QUIET, ray_address="auto")
 
 
 def test_the_manifest_holds_what_each_stage_did(tiny_clip_path):

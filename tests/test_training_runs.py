@@ -278,9 +278,19 @@ def test_eval_keeps_what_the_network_says_as_a_layer(tiny_clip_path, tmp_path, m
         evaluate("truth", (tiny_clip_path,), keep=True)
 
 
-@pytest.mark.parametrize("name", ["cud", "cuda:x", "meta", "cuda:99"])
+@pytest.mark.parametrize("name", ["cud", "cuda:x", "meta", "cuda:99", "cuda:01", "cuda:128"])
 def test_a_device_that_is_none_is_refused_in_words(name, tiny_clip_path):
     with pytest.raises(ConfigError, match=r"--device: .*; (correct it|use cpu or auto)"):
         evaluate("nano", (tiny_clip_path,), device=name)
     assert choose_device("auto").type in ("cpu", "cuda")
     assert choose_device("cuda:99", elsewhere=True).index == 99
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    for count, rank, expected in ((0, 1, "cpu"), (1, 1, "cuda:0"), (4, 3, "cuda:3")):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
+        assert str(choose_device("auto")) == expected
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(ConfigError, match=r"process 4 .* there are 4; start as many"):
+        choose_device("auto")
