@@ -4,7 +4,8 @@
     python -m benchmarks.onnx_budget nano --calibrate TRAINING_CLIPS --data VALIDATION_CLIPS       # makes and measures them itself
 
 The budgets lie between the candidates' times (a tenth above the fastest, in the middle, a tenth above the slowest) unless given. Exit
-status 1 if a chosen file's p90, measured once more in a session of its own, is over the budget, a more accurate candidate fits, or a budget is refused.
+status 1 if a chosen file's p90, measured once more in a session of its own, is over the budget, a more accurate candidate fits, or a
+budget is refused.
 """
 
 from pathlib import Path
