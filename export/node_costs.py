@@ -83,10 +83,10 @@ def node_costs(model: ModelProto, num_cameras: int = 8) -> list[NodeCost]:
 
 
 def _shapes_of(inferred: ModelProto) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Shape (1 where unknown) and element type of every tensor that has them, by name."""
+    """Shape (1 where an axis is unknown) and element type of every tensor that has them, by name."""
     values = (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info)
     tensors = {value.name: value.type.tensor_type for value in values}
-    return {name: (tuple(max(d.dim_value, 1) for d in t.shape.dim), t.elem_type) for name, t in tensors.items()}
+    return {name: (tuple(max(d.dim_value, 1) for d in t.shape.dim), t.elem_type) for name, t in tensors.items() if t.HasField("shape")}
 
 
 def _with_fixed_axes(model: ModelProto, num_cameras: int) -> ModelProto:
@@ -101,7 +101,10 @@ def _with_fixed_axes(model: ModelProto, num_cameras: int) -> ModelProto:
 
 
 def _folded(model: ModelProto) -> ModelProto:
-    """With everything computed that follows from the fixed axes alone: a Reshape to a computed shape then has a shape. Names stay."""
+    """With everything computed that follows from the fixed axes alone: a Reshape to a computed shape then has a shape.
+
+    Names stay, but for those before nodes that do nothing.
+    """
     folding = ir.serde.deserialize_model(model)
     fold_constants(folding, onnx_shape_inference=True)
     return ir.serde.serialize_model(folding)
