@@ -54,15 +54,15 @@ def in_laps(values: list[float], laps: int) -> str:
     return "; ".join(f"{np.median(part):.1e}, {np.percentile(part, 90):.1e}" for part in parts)
 
 
-def growth(values: list[float], laps: int) -> list[float]:
-    """Median of each lap from the third on, over that of the first lap that showed the same pictures."""
+def growth(values: list[float], laps: int, since: int = 0) -> list[float]:
+    """Median of each lap over that of the first one from lap `since` (even, 0 is the first) on that showed the same pictures."""
     medians = [float(np.median(of_lap(values, lap, laps))) for lap in range(laps)]
-    return [medians[lap] / max(medians[lap % 2], 1e-9) for lap in range(2, laps)]
+    return [medians[lap] / max(medians[since + lap % 2], 1e-9) for lap in range(since + 2, laps)]
 
 
-def mean_growth(drives: list[list[float]], laps: int) -> float:
+def mean_growth(drives: list[list[float]], laps: int, since: int = 0) -> float:
     """The geometric mean of all growths of some drives: chance makes as many laps better as worse, drift makes most of them worse."""
-    return float(np.exp(np.mean(np.log([ratio for values in drives for ratio in growth(values, laps)]))))
+    return float(np.exp(np.mean(np.log([ratio for values in drives for ratio in growth(values, laps, since)]))))
 
 
 def lap_table(rows: list[tuple[str, Verification]], laps: int) -> Table:
@@ -93,8 +93,11 @@ def lap_verdict(ways: list[str], rows: list[tuple], laps: int, console: Console)
         for graph, found in table:
             worst = {name: [step.get(name, 0.0) for step in found.errors] for name, most in found.error_by_tensor.items() if most > 0}
             console.print(f"{found.rigs[0]}, {graph}: " + ", ".join(f"{name} {in_laps(values, laps)}" for name, values in worst.items()))
-        means = [mean_growth([kind(found) for _, found in table], laps) for kind in (lambda v: v.dense_by_step, lambda v: v.error_by_step)]
-        console.print(f"{told}: growth, geometric mean of all: {means[0]:.3g} voxels, flow, dense memory; {means[1]:.3g} all tensors")
+        for since in range(0, min(laps - 2, 4), 2):  # the first two laps begin with two memories that are empty, and therefore equal
+            kinds = ([found.dense_by_step for _, found in table], [found.error_by_step for _, found in table])
+            dense, every = (mean_growth(kind, laps, since) for kind in kinds)
+            what = f"{told}: growth over laps {since + 1} and {since + 2}, geometric mean of all"
+            console.print(f"{what}: {dense:.3g} voxels, flow, dense memory; {every:.3g} all tensors")
     good = True
     for found in (row[1 + number] for row in rows for number, told in enumerate(ways) if told != APART):
         ratios = growth(found.error_by_step, laps) + growth(found.dense_by_step, laps)

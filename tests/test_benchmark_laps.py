@@ -40,3 +40,6 @@ def test_growth_by_hand():
     assert [of_lap(values, lap, 4) for lap in range(4)] == [[1, 1], [2, 2], [3, 3], [1, 1]]
     assert growth(values, 4) == [3.0, 0.5]
     assert mean_growth([values], 4) == pytest.approx(1.5**0.5)
+    longer = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 4.0]  # six laps of one step
+    assert growth(longer, 6, since=2) == pytest.approx([2.0, 1.0])
+    assert mean_growth([longer], 6, since=2) == pytest.approx(2**0.5)
