@@ -44,17 +44,17 @@ def _long(argument: str) -> str:
 
 
 def _unknown_sentence(argument: str) -> str:
-    known = ["--" + name.replace("_", "-") for name in _setting_names(TrainConfig())]
+    known = ["--" + name.replace("_", "-") for name in setting_names(TrainConfig())]
     near = difflib.get_close_matches(argument.partition("=")[0].replace("_", "-"), known, n=1)
     hint = f"did you mean {near[0]}" if near else "see surround4d train RECIPE --help"
     return f"no setting {argument!r}; {hint}"
 
 
-def _setting_names(config: object, where: str = "") -> Iterator[str]:
+def setting_names(config: object, where: str = "") -> Iterator[str]:
     """Every field that is no dataclass itself, such as `model.query.num_layers`."""
     for entry in fields(config):  # type: ignore[arg-type]
         value = getattr(config, entry.name)
-        yield from _setting_names(value, f"{where}{entry.name}.") if is_dataclass(value) else (where + entry.name,)
+        yield from setting_names(value, f"{where}{entry.name}.") if is_dataclass(value) else (where + entry.name,)
 
 
 def train(arguments: Sequence[str]) -> int:
