@@ -10,7 +10,8 @@ last, nothing is ever set right; with --forgive-ties a step that ties decide (`e
 state; with --same-memory they do so after every step; --laps (`benchmarks.parity_laps`) does all three, or --same-memory alone. Exit
 status 1 if any relative error exceeds 1e-3 in any step, an operator lies outside the default domain, or the last quarter of a drive is
 worse than the first and than the same quarter begun with an empty memory; with --laps if, from the same memory or step by step, a step
-exceeds 1e-3 or a later lap is a tenth above the first one that saw the same pictures.
+exceeds 1e-3 or a later lap is a tenth above the first one that saw the same pictures (step by step, with six laps and more: the mean
+of all laps and drives, `benchmarks.parity_laps.lap_verdict`).
 """
 
 import pickle
@@ -28,7 +29,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.parity_laps import APART, lap_steps, lap_verdict
+from benchmarks.parity_laps import APART, SAME, lap_steps, lap_verdict
 from export.accuracy import clip_steps
 from export.comparison import Comparison, Verification
 from export.lint import lint
@@ -50,7 +51,7 @@ CONSOLE = Console(highlight=False, width=170)
 HZ = 10.0
 GRAPHS = {5: ["gridsample, whole", "gather, split"], 6: ["gridsample, whole", "gather, split"], 8: ["gridsample, split", "gather, whole"]}
 """Which graphs drive with how many cameras: both samplers with every rig, all four graphs in total."""
-WAYS = {"same": "every step from the same memory", "forgiven": "step by step", "apart": APART}
+WAYS = {"same": SAME, "forgiven": "step by step", "apart": APART}
 """How both sides come to their memory."""
 
 

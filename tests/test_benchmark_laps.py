@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from benchmarks.parity_laps import as_film, growth, lap_steps, mean_growth, of_lap, there_and_back
+from benchmarks.parity_laps import APART, SAME, as_film, growth, lap_steps, lap_verdict, mean_growth, of_lap, there_and_back
+from export.comparison import Verification
 
 
 def test_the_order_of_frames():
@@ -43,3 +45,33 @@ def test_growth_by_hand():
     longer = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 4.0]  # six laps of one step
     assert growth(longer, 6, since=2) == pytest.approx([2.0, 1.0])
     assert mean_growth([longer], 6, since=2) == pytest.approx(2**0.5)
+
+
+def drive(every: list[float], dense: list[float]) -> Verification:
+    """A drive of as many laps of one step as there are errors, after a first step that belongs to none."""
+    errors = [{"boxes": boxes, "flow": flow} for boxes, flow in zip([0.0, *every], [0.0, *dense], strict=True)]
+    return Verification(rigs=["r"], errors=errors)
+
+
+QUIET = Console(quiet=True)
+STILL = [1e-5] * 6
+CHANCE = [
+    1e-5,
+    1e-5,
+    2e-5,
+    4e-5,
+    4e-5,
+    2e-5,
+]  # single laps four times the first, later ones as the third and fourth
+DRIFT = [1e-5, 1e-5, 2e-5, 2e-5, 4e-5, 4e-5]
+
+
+def test_laps_are_judged_each_for_itself_from_one_memory_and_together_from_two():
+    assert lap_verdict([SAME], [("g", drive(STILL, STILL))], 6, QUIET) == 0
+    assert lap_verdict([SAME], [("g", drive(CHANCE, STILL))], 6, QUIET) == 1
+    assert lap_verdict(["step by step"], [("g", drive(CHANCE, STILL))], 6, QUIET) == 0
+    assert lap_verdict(["step by step"], [("g", drive(DRIFT, STILL))], 6, QUIET) == 1
+    assert lap_verdict(["step by step"], [("g", drive(CHANCE, DRIFT))], 6, QUIET) == 1  # dense answers may not rise in any lap
+    assert lap_verdict(["step by step"], [("g", drive(CHANCE[:4], STILL[:4]))], 4, QUIET) == 1  # too few laps for a mean
+    assert lap_verdict(["step by step"], [("g", drive([*STILL[:5], 2e-3], STILL))], 6, QUIET) == 1
+    assert lap_verdict([APART], [("g", drive([1.0] * 6, STILL))], 6, QUIET) == 0
