@@ -66,6 +66,8 @@ def train(arguments: Sequence[str]) -> int:
         raise ConfigError("expected folders of clips, got none; add --data DIR")
     from training.trainer import Trainer
 
-    path = Trainer(config).run()
-    print(f"wrote {path}")
+    trainer = Trainer(config)
+    path = trainer.run()
+    if trainer.rank == 0:
+        print(f"wrote {path}")
     return 0
