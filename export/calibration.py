@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto
 
 from export.mixing import mixes_of
-from export.precision import run_session, session_of
+from export.precision import observed
 from export.simplify import readers_of
 
 RECTIFIERS = ("Relu", "Clip")
@@ -55,15 +54,10 @@ def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict
     after = rectified(model.graph)
     names = list(dict.fromkeys(name for node in quantisable(model) for name in watched_by(node, after)))
     names = list(dict.fromkeys([*names, *(name for mix in mixes_of(model.graph) for name in (mix.weights, mix.table))]))
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    known = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
-    session = session_of(probe)
     seen = {name: Range() for name in names}
     samples: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for feed in feeds:
-        for name, values in run_session(session, names, feed).items():
+    for found in observed(model, names, feeds):
+        for name, values in found.items():
             flat = values.ravel()
             seen[name] = Range(min(seen[name].low, float(flat.min())), max(seen[name].high, float(flat.max())))
             samples[name].append(flat[:: max(1, flat.size // SAMPLES)].copy())

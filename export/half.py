@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.precision import Lowering, run_session, session_of
+from export.precision import Lowering, observed
 from export.simplify import drop_unread_constants
 
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -96,18 +96,14 @@ def to_half(model: ModelProto, keep: Collection[str] = (), largest: Mapping[str,
 
 def largest_values(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
     """The largest magnitude on the steps of every tensor that `to_half` would compute or read in half precision, by name."""
-    rewriting = _Rewriting(model, set(), {})
-    names = rewriting.half_values()
+    names = _Rewriting(model, set(), {}).half_values()
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    for name in names:
+    for name in names:  # the graph reduces them itself: all of a large network's maps of a step would take gigabytes
         probe.graph.node.append(helper.make_node("Abs", [name], [f"{name}_abs"]))
         probe.graph.node.append(helper.make_node("ReduceMax", [f"{name}_abs"], [f"{name}_largest"], keepdims=0))
-        probe.graph.output.append(helper.make_tensor_value_info(f"{name}_largest", TensorProto.FLOAT, []))
-    session = session_of(probe)
     found = dict.fromkeys(names, 0.0)
-    for feed in feeds:
-        seen = run_session(session, [f"{name}_largest" for name in names], feed)
+    for seen in observed(probe, [f"{name}_largest" for name in names], feeds):
         found = {name: max(value, float(seen[f"{name}_largest"])) for name, value in found.items()}
     return found
 

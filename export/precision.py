@@ -5,12 +5,13 @@ one step and not of a history that went another way. The error is the relative L
 nor ids make jump.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 import onnxruntime
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 PART_STEPS = 6
 """Steps on which a part alone is measured; the whole is measured on all."""
@@ -88,6 +89,17 @@ def run_session(session: onnxruntime.InferenceSession, names: list[str], feed: d
     return {name: np.asarray(value) for name, value in zip(names, session.run(names, feed), strict=True)}
 
 
+def observed(model: ModelProto, names: list[str], feeds: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """Step by step what some tensors of a graph hold, whether they are outputs or not."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {value.name for value in probe.graph.output}
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
+    session = session_of(probe)
+    for feed in feeds:
+        yield run_session(session, names, feed)
+
+
 def record_steps(
     model: ModelProto, drives: Iterable[Iterable[dict[str, np.ndarray]]], initial: dict[str, np.ndarray]
 ) -> list[RecordedStep]:
@@ -108,8 +120,8 @@ def record_steps(
 
 def answered_by(model: ModelProto, steps: list[RecordedStep]) -> list[RecordedStep]:
     """The same inputs with another graph's dense answers."""
-    session, names = session_of(model), list(steps[0].dense)
-    return [RecordedStep(step.feed, run_session(session, names, step.feed)) for step in steps]
+    answers = observed(model, list(steps[0].dense), (step.feed for step in steps))
+    return [RecordedStep(step.feed, dense) for step, dense in zip(steps, answers, strict=True)]
 
 
 def dense_error(model: ModelProto, steps: list[RecordedStep]) -> float:

@@ -14,7 +14,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from export.half import in_scope_of, scope_of
-from export.precision import Lowering, run_session, session_of
+from export.precision import Lowering, observed
 from export.simplify import drop_unread_nodes, merge_batch_norms, readers_of
 
 RULE = "static"
@@ -98,15 +98,11 @@ def observed_statistics(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]
     norms = group_norms_of(model.graph)
     if not norms:
         return {}
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(helper.make_empty_tensor_value_info(norm.source) for norm in norms)
-    session, sources = session_of(probe), [norm.source for norm in norms]
     moments = {norm.name: np.zeros((2, norm.groups)) for norm in norms}
     sizes, count = dict.fromkeys(moments, 0.0), 0
-    for feed in feeds:
+    for found in observed(model, [norm.source for norm in norms], feeds):
         count += 1
-        for norm, values in zip(norms, run_session(session, sources, feed).values(), strict=True):
+        for norm, values in zip(norms, found.values(), strict=True):
             grouped = values.reshape(len(values), norm.groups, -1).astype(np.float64)
             moments[norm.name] += [grouped.mean(-1).mean(0), np.square(grouped).mean(-1).mean(0)]
             sizes[norm.name] += values.size

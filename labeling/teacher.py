@@ -37,13 +37,11 @@ def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mi
     `DataError`.
     """
     from training.checkpoints import resolve_checkpoint
-    from training.device import choose_device
 
-    device = str(choose_device(device))
     path = resolve_checkpoint(checkpoint)
     model = _loaded(path, path.stat().st_mtime_ns, device)
     orders = [range(len(clip)), range(len(clip) - 1, -1, -1)] if both_ways and len(clip) > 1 else [range(len(clip))]
-    passes = [_one_pass(model, clip, order, device, mirror) for mirror in ((False, True) if mirrored else (False,)) for order in orders]
+    passes = [_one_pass(model, clip, order, mirror) for mirror in ((False, True) if mirrored else (False,)) for order in orders]
     if passes[0].meta["unreadable"] == clip.num_pictures:
         raise DataError(f"{clip.path}: expected pictures to look at, got none of {clip.num_pictures} that can be read; restore the images")
     while len(passes) > 1:
@@ -51,7 +49,7 @@ def teacher_layer(clip: Clip, checkpoint: Path, device: str, both_ways: bool, mi
     return passes[0]
 
 
-def _one_pass(model, clip: Clip, order: range, device: str, mirror: bool) -> LabelLayer:
+def _one_pass(model, clip: Clip, order: range, mirror: bool) -> LabelLayer:
     """The network's boxes of the frames in this order. From the end to the beginning it finds things as well, but it has learned to
     measure velocities while time goes on (backwards they were off by 5.4 m/s instead of 0.8), so those are left unknown.
     """
@@ -59,7 +57,7 @@ def _one_pass(model, clip: Clip, order: range, device: str, mirror: bool) -> Lab
 
     backwards = len(order) > 1 and order[0] > order[-1]
     layer, unreadable = LabelLayer(f"model@{model.config.name}"), 0
-    for step in stream_clip(model, clip, order, device=device, change=mirror_frame if mirror else None, strict=False):
+    for step in stream_clip(model, clip, order, change=mirror_frame if mirror else None, strict=False):
         unreadable += sum(view.alive for view in clip.frames[step.frame_index].views.values()) - int(step.inputs.alive_BN.sum())
         boxes_ego = detected_boxes(step.detections)
         if mirror:

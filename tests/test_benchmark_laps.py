@@ -55,14 +55,8 @@ def drive(every: list[float], dense: list[float]) -> Verification:
 
 QUIET = Console(quiet=True)
 STILL = [1e-5] * 6
-CHANCE = [
-    1e-5,
-    1e-5,
-    2e-5,
-    4e-5,
-    4e-5,
-    2e-5,
-]  # single laps four times the first, later ones as the third and fourth
+CHANCE = [1e-5, 1e-5, 2e-5, 4e-5, 4e-5, 2e-5]
+"""Single laps are at four times the first, later ones where the third and fourth are."""
 DRIFT = [1e-5, 1e-5, 2e-5, 2e-5, 4e-5, 4e-5]
 
 

@@ -96,12 +96,10 @@ def _predictor(what: str, clip_paths: list[Path], memory: bool, device: str) -> 
     if not Path(what).exists() and ("@" in what or what in ("truth", "human")):
         raise DataError(f"label layer {what!r}: none of the clips has it, they have {', '.join(layers) or 'none'}; name one of these")
     from training.checkpoints import load_checkpoint  # brings torch, which comparing layers does not need
-    from training.device import choose_device
 
-    device = str(choose_device(device))
     checkpoint = load_checkpoint(what, device)
     name = str(checkpoint.meta["name"])
-    return (lambda clip: streamed_layer(checkpoint.model, clip, name, memory, device)), f"model@{name}"
+    return (lambda clip: streamed_layer(checkpoint.model, clip, name, memory)), f"model@{name}"
 
 
 def _keeping(predict: Callable[[Clip], LabelLayer], name: str, overwrite: bool) -> Callable[[Clip], LabelLayer]:
@@ -129,12 +127,12 @@ class StreamedLayer(LabelLayer):
         return self.occupancies.get(frame_index)
 
 
-def streamed_layer(model: "Surround", clip: Clip, name: str, memory: bool = True, device: str = "cpu") -> StreamedLayer:
+def streamed_layer(model: "Surround", clip: Clip, name: str, memory: bool = True) -> StreamedLayer:
     """Boxes and voxels of every frame as layer `model@<name>`. Without memory no box has an id."""
     from training.streaming import detected_boxes, predicted_occupancy, stream_clip
 
     layer = StreamedLayer(f"model@{name}")
-    for step in stream_clip(model, clip, memory=memory, device=device):
+    for step in stream_clip(model, clip, memory=memory):
         boxes_ego = detected_boxes(step.detections)
         if not memory:
             boxes_ego = replace(boxes_ego, track_id=np.full(len(boxes_ego), -1))

@@ -32,16 +32,16 @@ def stream_clip(
     clip: Clip,
     frame_indices: Iterable[int] | None = None,
     memory: bool = True,
-    device: str = "cpu",
     change: Callable[[PackedFrame], PackedFrame] | None = None,
     strict: bool = True,
 ) -> Iterator[StreamedStep]:
-    """Every step in order; without `memory` each begins with an empty state. The model should be in evaluation mode.
+    """Every step in order, where the model lies; without `memory` each begins with an empty state. It should be in evaluation mode.
 
     `change` may show the network another frame than the one recorded, e.g. its mirror image. Without `strict` an unreadable picture is a
     camera that is not alive instead of a `DataError`.
     """
-    state = model.empty_state(1, torch.device(device))
+    device = next(model.parameters()).device
+    state = model.empty_state(1, device)
     previous: int | None = None
     for index in range(len(clip)) if frame_indices is None else frame_indices:
         packed = pack_frame(clip, index, model.config.input_hw, previous, strict)
@@ -58,13 +58,12 @@ def run_clip(
     clip: Clip,
     frame_indices: Iterable[int] | None = None,
     memory: bool = True,
-    device: str = "cpu",
     name: str | None = None,
     min_score: float = 0.01,
 ) -> LabelLayer:
     """The network's boxes of every streamed frame in the world frame, with scores and ids, as layer `model@<name>`."""
     layer = LabelLayer(f"model@{name or model.config.name}", meta={"created_by": "training.streaming", "memory": memory})
-    for step in stream_clip(model, clip, frame_indices, memory, device):
+    for step in stream_clip(model, clip, frame_indices, memory):
         boxes_ego = detected_boxes(step.detections, min_score)
         if not memory:
             boxes_ego = replace(boxes_ego, track_id=np.full(len(boxes_ego), -1))

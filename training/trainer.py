@@ -233,7 +233,7 @@ class Trainer:
             return
         model = Surround(self.config.model.unpretrained())
         model.load_state_dict({name: tensor.cpu() for name, tensor in self.ema.items()})
-        scores = validate(model.eval().to(self.device), self.config, self.device)
+        scores = validate(model.eval().to(self.device), self.config)
         log.write({"step": self.step, **{f"val_{name}": value for name, value in scores.items()}})
         console.print(f"step {self.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), highlight=False)
 

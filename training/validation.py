@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import torch
-
 from evaluation.compare import CompareSettings, compare_layers
 from evaluation.detection import DetectionSettings
 from fusion.model import Surround
@@ -13,11 +11,11 @@ from training.recipes import TrainConfig
 from training.streaming import run_clip
 
 
-def validate(model: Surround, config: TrainConfig, device: torch.device, memory: bool = True) -> dict[str, float]:
+def validate(model: Surround, config: TrainConfig, memory: bool = True) -> dict[str, float]:
     """Vehicle AP within 30 m (mean over 0.5, 1, 2, 4 m) and velocity error of moving vehicles, over `run.val_clips` clips."""
     clips = [Clip.open(path) for path in find_clips(list(config.data.val))[: config.run.val_clips]]
     settings = CompareSettings(replace(DetectionSettings(), min_visibility=config.data.min_visibility))
-    items = ((clip, run_clip(model, clip, memory=memory, device=str(device)), first_layer(clip, config.data.layer_names)) for clip in clips)
+    items = ((clip, run_clip(model, clip, memory=memory), first_layer(clip, config.data.layer_names)) for clip in clips)
     vehicles = compare_layers(items, settings).vehicles["30 m"]
     scores = {f"ap_{threshold:g}": value for threshold, value in vehicles.ap.items()}
     return {"vehicle_map": vehicles.mean_ap, **scores, "velocity_error": vehicles.velocity_error_mps}
