@@ -19,10 +19,12 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from export.calibration import RULES, Range, quantisable, rectified, watched_by
 from export.half import group_of, in_scope_of
 from export.joining import common_ranges, join_integers
+from export.likelihoods import subtract_range_end
 from export.mixing import mix_integers, mixes_of
 from export.pictures import bytes_into_convolution
 from export.precision import Lowering
 from export.simplify import drop_unread_nodes, readers_of
+from export.wide_pixels import widen_pixels
 
 WEIGHT_LEVELS = 127
 SMALLEST_SCALE = 1e-8
@@ -97,6 +99,8 @@ def to_int8(model: ModelProto, ranges: dict[str, Range], keep: Collection[str] =
         join_integers(graph)
         _drop_rectifiers(graph)
         _enlarge_rows(result)
+        widen_pixels(graph)
+        subtract_range_end(graph)
     drop_unread_nodes(graph)
     return result
 

@@ -4,7 +4,7 @@ What `fusion.sampling` fetches is most of what a graph reads: a table's rows in 
 small matrices of bytes twice as fast as those of numbers. Only for processors; TensorRT knows no MatMulInteger.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,7 @@ def mix_integers(graph: GraphProto, mixes: list[Mix], parameters: Mapping[str, t
     """
     by_product = {id(mix.product): mix for mix in mixes}
     producer = {name: node for node in graph.node for name in node.output}
+    readers = readers_of(graph)
     tables = {mix.table: _Table.of(graph, mix.table, producer, parameters) for mix in mixes}
     for mix in mixes:
         mix.fetch.input[0] = tables[mix.table].name
@@ -65,7 +66,7 @@ def mix_integers(graph: GraphProto, mixes: list[Mix], parameters: Mapping[str, t
         nodes.extend(tables[value.name].nodes if value.name in tables else [])
     for node in graph.node:
         mix = by_product.get(id(node))
-        nodes.extend([node] if mix is None else _product(graph, mix, tables[mix.table], parameters[mix.weights]))
+        nodes.extend([node] if mix is None else _product(graph, mix, tables[mix.table], parameters[mix.weights], readers))
         for name in node.output:
             nodes.extend(tables[name].nodes if name in tables else [])
     del graph.node[:]
@@ -114,17 +115,52 @@ def _constants(graph: GraphProto, name: str, arrays: tuple[np.ndarray, np.ndarra
     return keys
 
 
-def _product(graph: GraphProto, mix: Mix, table: _Table, weights: tuple[np.ndarray, np.ndarray]) -> list[NodeProto]:
-    """The product in integers, and its numbers: the sum times both scales."""
+def _product(
+    graph: GraphProto, mix: Mix, table: _Table, weights: tuple[np.ndarray, np.ndarray], readers: Mapping[str, list[NodeProto | None]]
+) -> list[NodeProto]:
+    """The product in integers, and its numbers: the sum times both scales, by which the weights of the next product are multiplied instead
+    if nothing else reads the numbers.
+
+    Not a DequantizeLinear: onnxruntime 1.32 moves one of int32 behind the reshaping after it and rounds to uint8 in between.
+    """
     node, name = mix.product, mix.product.output[0]
     scale, zero = _constants(graph, mix.weights, weights)
+    unit = _unit(graph, scale, table.scale)
     made = [
         helper.make_node("QuantizeLinear", [mix.weights, scale, zero], [f"{name}_weights"], name=f"{node.name}_weights"),
         helper.make_node(
             "MatMulInteger", [f"{name}_weights", node.input[1], zero, table.zero], [f"{name}_sum"], name=f"{node.name}_integers"
         ),
-        helper.make_node("Cast", [f"{name}_sum"], [f"{name}_number"], name=f"{node.name}_number", to=TensorProto.FLOAT),
-        helper.make_node("Mul", [scale, table.scale], [f"{name}_unit"], name=f"{node.name}_unit"),
-        helper.make_node("Mul", [f"{name}_number", f"{name}_unit"], [name], name=node.name),
+        helper.make_node("Cast", [f"{name}_sum"], [name], name=f"{node.name}_number", to=TensorProto.FLOAT),
     ]
+    if not _multiplied(graph, name, unit, readers):
+        made[-1].output[0] = f"{name}_number"
+        made.append(helper.make_node("Mul", [f"{name}_number", unit], [name], name=node.name))
     return list(in_scope_of(node, *made))
+
+
+def _unit(graph: GraphProto, *scales: str) -> str:
+    """The constant by which a sum of products of such integers is multiplied."""
+    return _constant(graph, "_by_".join(scales), lambda values: np.prod([values(scale) for scale in scales], dtype=np.float32))
+
+
+def _multiplied(graph: GraphProto, name: str, unit: str, readers: Mapping[str, list[NodeProto | None]]) -> bool:
+    """Multiplies the constant with which a tensor is multiplied next by `unit`; False if there is none, or the tensor is read otherwise."""
+    constants = {tensor.name for tensor in graph.initializer}
+    while len(readers[name]) == 1 and (node := readers[name][0]) is not None:
+        if node.op_type == "MatMul" and node.input[0] == name and node.input[1] in constants:
+            weights = node.input[1]
+            node.input[1] = _constant(graph, f"{weights}_in_{unit}", lambda values: values(weights) * values(unit))
+            return True
+        if node.op_type not in (*MOVERS, "Squeeze"):
+            return False
+        name = node.output[0]
+    return False
+
+
+def _constant(graph: GraphProto, name: str, make: Callable[[Callable[[str], np.ndarray]], np.ndarray]) -> str:
+    """The name of a constant that is made of others, by their names, unless it is there already."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    if name not in tensors:
+        graph.initializer.append(numpy_helper.from_array(make(lambda key: numpy_helper.to_array(tensors[key])), name))
+    return name

@@ -74,7 +74,7 @@ def _likeliest(logits_BOXYZ: Tensor) -> dict[str, Tensor]:
     planes = logits_BOXYZ.permute(0, 1, 4, 2, 3)
     flat_BOV = planes.reshape(*planes.shape[:2], -1)
     state_B1V = flat_BOV.argmax(dim=1, keepdim=True)
-    confidence_BV = 1.0 / torch.exp(flat_BOV - flat_BOV.gather(1, state_B1V)).sum(dim=1)
+    confidence_BV = torch.exp(flat_BOV - flat_BOV.gather(1, state_B1V)).sum(dim=1).reciprocal()
     found = {"occupancy": state_B1V.int(), "occupancy_confidence": confidence_BV}
     return {name: values.reshape(-1, *planes.shape[2:]).permute(0, 2, 3, 1) for name, values in found.items()}
 

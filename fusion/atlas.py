@@ -43,7 +43,7 @@ def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None =
     score = seen.margin_BNP.clamp(0.001 * width, 0.1 * width) * sharpness * seen.visible_BNP.float()
     first = score.argmax(dim=1, keepdim=True)
     cameras = torch.arange(score.shape[1], device=score.device)[None, :, None]
-    others_score = torch.where(cameras == first, -1.0, score)
+    others_score = score * (cameras != first).float()  # a runtime's Where takes twice as long
     second = others_score.argmax(dim=1, keepdim=True)
     camera = torch.cat([first, second], dim=1)
     visible = torch.cat([score.gather(1, first), others_score.gather(1, second)], dim=1) > 0  # faster than to seek the largest again

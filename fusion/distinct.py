@@ -38,6 +38,7 @@ def inherit(id_BQ: Tensor, age_BQ: Tensor, score_BQ: Tensor, same_BQQ: Tensor) -
     best_B1Q = (score_BQ[:, :, None] * same_BQQ.transpose(1, 2).float()).argmax(1, keepdim=True)
     index_1Q1 = torch.arange(score_BQ.shape[1], device=score_BQ.device)[None, :, None]
     heir_BQQ = (best_B1Q == index_1Q1) & (id_BQ >= 0)[:, None, :]  # j is the best of the object on which i, with an id, stands
-    bequeathed = torch.where(heir_BQQ, id_BQ[:, None, :], torch.full_like(id_BQ, -1)[:, None, :]).amax(-1)
-    its_age = torch.where(heir_BQQ, age_BQ[:, None, :], torch.zeros_like(age_BQ)[:, None, :]).amax(-1)
+    heir = heir_BQQ.long()  # products, because a runtime's Where takes longer
+    bequeathed = (heir * (id_BQ + 1)[:, None, :]).amax(-1) - 1
+    its_age = (heir.float() * age_BQ[:, None, :]).amax(-1)
     return torch.where(id_BQ >= 0, id_BQ, bequeathed), torch.where(id_BQ >= 0, age_BQ, its_age)

@@ -16,6 +16,8 @@ from fusion.layer import HIDDEN_M, BoxPosition, Layer, Surroundings
 
 NO_OBJECT_LOGIT = -12.0
 """Class logit of a place that holds no query."""
+BEATEN_LOGIT = 30.0
+"""Taken from the logits of cells that are no peak."""
 SUPPRESSION_LOGIT = 4.0
 """Taken from a new query's logits where a remembered object already stands."""
 
@@ -67,8 +69,8 @@ class QuerySource(nn.Module):
     def from_peaks(self, heatmap: Tensor, dense_code: Tensor, bev: Tensor) -> Queries:
         """The best heatmap peaks (3x3 local maxima of any class) with the dense head's boxes."""
         heat = heatmap.detach()
-        peak = heat >= functional.max_pool2d(heat, 3, stride=1, padding=1)
-        best = torch.where(peak, heat, torch.full_like(heat, -30.0)).amax(1).flatten(1)
+        beaten = heat < functional.max_pool2d(heat, 3, stride=1, padding=1)
+        best = (heat - BEATEN_LOGIT * beaten.float()).amax(1).flatten(1)
         cell = best.topk(self.config.query.new_queries, dim=1).indices
 
         def at(dense: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def mix_pixels(
 
     `then` may make (n / of, C') of the mixed (n, C) of each piece of whole groups of `of` points; the answer is (B, P / of, C') then.
     """
-    return mix_pixels_often(rows, pixel_BPK, weight_BPK[:, :, None], of, lambda mixed: then(mixed[:, 0]))
+    return mix_pixels_often(rows, pixel_BPK, weight_BPK[:, :, None], of, lambda mixed: then(mixed.squeeze(1)))
 
 
 def mix_pixels_often(
