@@ -18,8 +18,8 @@ from fusion.sampling import mix_pixels_often, piece_size, pixel_rows, plane_corn
 HIDDEN_M = 1e9
 """What must not be seen is as far away as this."""
 NEGLIGIBLE_LOGIT = 40.0
-"""So much below another logit a weight is lost in float32. What lies lower is raised to here: weights so small that they underflow take
-a processor ten to twenty times as long."""
+"""So much below the largest logit a weight is lost in float32. What lies lower is raised to here: weights so small that they underflow
+take a processor ten to twenty times as long."""
 
 
 @dataclass
@@ -66,25 +66,22 @@ class Attention(nn.Module):
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, distance: Tensor, slope: Tensor | float, sees_itself: bool) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, distance: Tensor, slope: Tensor | float) -> Tensor:
         """(B, Q, C) queries over (B, S, C) keys and values; `slope`, one number or (1, heads, 1, 1), times `distance` (B, 1, Q or 1, S)
-        is taken from the logits. Every query must see itself (then S = Q), or else the first key, at distance 0.
+        is taken from the logits. Every query must see some key, at distance 0.
         """
         q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
         q = q * (q.shape[-1] ** -0.5)
-        surely_seen = (q * (k if sees_itself else k[:, :, :1])).sum(-1, keepdim=True).float()
-        size = piece_size(q.shape[2], self.heads * k.shape[2])
-        pieces = list(zip(q.split(size, 2), surely_seen.split(size, 2), strict=True))
-        distances = distance.split(size, 2) if distance.shape[2] > 1 else [distance] * len(pieces)
-        found = [
-            self._look(some, k, v, slope * far, logit - NEGLIGIBLE_LOGIT) for (some, logit), far in zip(pieces, distances, strict=True)
-        ]
+        pieces = q.split(piece_size(q.shape[2], self.heads * k.shape[2]), 2)
+        distances = distance.split(pieces[0].shape[2], 2) if distance.shape[2] > 1 else [distance] * len(pieces)
+        found = [self._look(some, k, v, slope * far) for some, far in zip(pieces, distances, strict=True)]
         return self.out(torch.cat(found, dim=2).transpose(1, 2).flatten(2))
 
     @staticmethod
-    def _look(q: Tensor, k: Tensor, v: Tensor, less: Tensor, least_logit: Tensor) -> Tensor:
+    def _look(q: Tensor, k: Tensor, v: Tensor, less: Tensor) -> Tensor:
         logits = (q @ k.transpose(-1, -2)).float() - less
-        return torch.maximum(logits, least_logit).softmax(-1).to(v.dtype) @ v
+        least = logits.detach().amax(-1, keepdim=True) - NEGLIGIBLE_LOGIT
+        return torch.maximum(logits, least).softmax(-1).to(v.dtype) @ v
 
     def _split(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
@@ -105,7 +102,7 @@ class SelfAttention(nn.Module):
         if apart_BQQ is not None:
             distance = distance + apart_BQQ
         placed, slope = tokens + position, functional.softplus(self.reach.float())[None, :, None, None]
-        return self.attention(placed, placed, tokens, distance[:, None], slope, sees_itself=True)
+        return self.attention(placed, placed, tokens, distance[:, None], slope)
 
 
 class MemoryAttention(nn.Module):
@@ -121,7 +118,7 @@ class MemoryAttention(nn.Module):
         nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
         keys = torch.cat([nothing, memory], dim=1)
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
-        return self.attention(tokens + position, keys, keys, (1.0 - mask)[:, None, None], 1e4, sees_itself=False)
+        return self.attention(tokens + position, keys, keys, (1.0 - mask)[:, None, None], 1e4)
 
 
 def initial_points(count: int) -> Tensor:
