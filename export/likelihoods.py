@@ -36,11 +36,13 @@ def subtract_range_end(graph: GraphProto) -> int:
         logits, likeliest = below.input[0], producer.get(pick.input[1])
         if likeliest is None or likeliest.op_type != "ArgMax" or not pick.input[0] == likeliest.input[0] == logits:
             continue
-        moved = producer[logits] if logits in producer else None
+        moved = producer.get(logits)
         if len(readers[logits]) != 3 or len(readers[pick.output[0]]) != 1 or moved is None:
             continue
-        dequantise = moved if moved.op_type == "DequantizeLinear" else _before(moved.input[0], "DequantizeLinear", MOVERS, producer, readers)
-        if dequantise is None or moved.op_type not in (*MOVERS, "DequantizeLinear") or not _end_at_zero(graph, dequantise):
+        rounded = moved if moved.op_type == "DequantizeLinear" else None
+        if moved.op_type in MOVERS:
+            rounded = _before(moved.input[0], "DequantizeLinear", MOVERS, producer, readers)
+        if rounded is None or not _end_at_zero(graph, rounded):
             continue
         power.input[0] = logits
         likeliest.input[0] = pick.input[0] = power.output[0]

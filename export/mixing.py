@@ -4,7 +4,7 @@ What `fusion.sampling` fetches is most of what a graph reads: a table's rows in 
 small matrices of bytes twice as fast as those of numbers. Only for processors; TensorRT knows no MatMulInteger.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,7 +125,7 @@ def _product(
     """
     node, name = mix.product, mix.product.output[0]
     scale, zero = _constants(graph, mix.weights, weights)
-    unit = _unit(graph, scale, table.scale)
+    unit = _product_of_constants(graph, f"{scale}_by_{table.scale}", scale, table.scale)
     made = [
         helper.make_node("QuantizeLinear", [mix.weights, scale, zero], [f"{name}_weights"], name=f"{node.name}_weights"),
         helper.make_node(
@@ -139,18 +139,12 @@ def _product(
     return list(in_scope_of(node, *made))
 
 
-def _unit(graph: GraphProto, *scales: str) -> str:
-    """The constant by which a sum of products of such integers is multiplied."""
-    return _constant(graph, "_by_".join(scales), lambda values: np.prod([values(scale) for scale in scales], dtype=np.float32))
-
-
 def _multiplied(graph: GraphProto, name: str, unit: str, readers: Mapping[str, list[NodeProto | None]]) -> bool:
     """Multiplies the constant with which a tensor is multiplied next by `unit`; False if there is none, or the tensor is read otherwise."""
     constants = {tensor.name for tensor in graph.initializer}
     while len(readers[name]) == 1 and (node := readers[name][0]) is not None:
         if node.op_type == "MatMul" and node.input[0] == name and node.input[1] in constants:
-            weights = node.input[1]
-            node.input[1] = _constant(graph, f"{weights}_in_{unit}", lambda values: values(weights) * values(unit))
+            node.input[1] = _product_of_constants(graph, f"{node.input[1]}_in_{unit}", node.input[1], unit)
             return True
         if node.op_type not in (*MOVERS, "Squeeze"):
             return False
@@ -158,9 +152,10 @@ def _multiplied(graph: GraphProto, name: str, unit: str, readers: Mapping[str, l
     return False
 
 
-def _constant(graph: GraphProto, name: str, make: Callable[[Callable[[str], np.ndarray]], np.ndarray]) -> str:
-    """The name of a constant that is made of others, by their names, unless it is there already."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    if name not in tensors:
-        graph.initializer.append(numpy_helper.from_array(make(lambda key: numpy_helper.to_array(tensors[key])), name))
+def _product_of_constants(graph: GraphProto, name: str, *factors: str) -> str:
+    """The name of a constant that is the product of two others, unless it is there already."""
+    values = {tensor.name: tensor for tensor in graph.initializer if tensor.name in (name, *factors)}
+    if name not in values:
+        first, second = (numpy_helper.to_array(values[factor]) for factor in factors)
+        graph.initializer.append(numpy_helper.from_array(np.asarray(first * second, np.float32), name))
     return name

@@ -102,7 +102,11 @@ def _added_up(node: NodeProto, sizes: dict[str, list[int]], values: dict[str, Te
 def _product_with_ones(graph: GraphProto, node: NodeProto, count: int, size: list[int]) -> list[NodeProto]:
     """The same sum as a product, its result of the same shape."""
     name = node.output[0]
-    arrays = {f"{name}_ones": np.ones((1, count), np.float32), f"{name}_planes": np.int64([0, 0, -1]), f"{name}_shape": np.int64([0, *size])}
+    arrays = {
+        f"{name}_ones": np.ones((1, count), np.float32),
+        f"{name}_planes": np.array([0, 0, -1], np.int64),
+        f"{name}_shape": np.array([0, *size], np.int64),
+    }
     graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
     return [
         _in_place_of(node, "Reshape", [node.input[0], f"{name}_planes"], f"{name}_apart"),

@@ -56,72 +56,86 @@ def grouped_weights(weight_OCHW: np.ndarray, stride: int, padding: int, grouping
     return wide.transpose(0, 1, 3, 4, 5, 2).reshape(grouping.results * outs, grouping.pixels * channels, rows, grouping.width)
 
 
-def widen_pixels(graph: GraphProto) -> int:
-    """Rewrites in place the rounded convolutions that read nothing but the bytes of a graph's input (..., H, W, C); returns how many.
+@dataclass(frozen=True)
+class Entry:
+    """A rounded convolution, and what it reads and is read by alone."""
 
-    One is left as it is where its rows are not of whole groups, or where others read what it reads.
-    """
+    turn: NodeProto
+    """Moves the bytes' channels to the front."""
+    conv: NodeProto
+    parameters: list[NodeProto]
+    """DequantizeLinear of the weights and, if there is one, of the bias."""
+    quantise: NodeProto
+    size_hwc: list[int]
+    """Of the graph's input."""
+
+    def setting(self, name: str) -> list[int]:
+        """An attribute of the convolution."""
+        return next(list(a.ints) or [a.i] for a in self.conv.attribute if a.name == name)
+
+    def grouping(self) -> Grouping | None:
+        """How its pixels are grouped; None if its rows are not of whole groups, or its kernel has gaps or channel groups."""
+        _, width, channels = self.size_hwc
+        stride, kernel, (_, left, _, right) = self.setting("strides")[1], self.setting("kernel_shape")[1], self.setting("pads")
+        plan = grouping_of(channels, kernel, stride, left)
+        whole = width % plan.pixels == 0 and left == right and (width + 2 * left - kernel) // stride + 1 == width // stride
+        return plan if whole and self.setting("group") == [1] and set(self.setting("dilations")) == {1} else None
+
+
+def entries_of(graph: GraphProto) -> list[Entry]:
+    """The convolutions that read nothing but the bytes of an input (..., H, W, C), which nobody else reads as they do."""
     producer = {name: node for node in graph.node for name in node.output}
     readers = readers_of(graph)
-    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
-    found = 0
+    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim][-3:] for v in graph.input}
+
+    def alone_before(node: NodeProto | None, operator: str) -> NodeProto | None:
+        before = producer.get(node.input[0]) if node is not None and len(readers[node.input[0]]) == 1 else None
+        return before if before is not None and before.op_type == operator else None
+
+    found = []
     for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        before = _alone_before(conv.input[0], "DequantizeLinear", producer, readers)
-        turn = _alone_before(before.input[0], "Transpose", producer, readers) if before is not None else None
-        rounded = [producer.get(name) for name in conv.input[1:]]
-        behind = readers[conv.output[0]]
-        if turn is None or list(turn.attribute[0].ints) != CHANNELS_FIRST or any(p is None or p.op_type != before.op_type for p in rounded):
+        turn = alone_before(alone_before(conv, "DequantizeLinear"), "Transpose")
+        parameters = [producer[name] for name in conv.input[1:] if name in producer]
+        behind = readers[conv.output[0]][0] if len(readers[conv.output[0]]) == 1 else None
+        if turn is None or list(turn.attribute[0].ints) != CHANNELS_FIRST or behind is None or behind.op_type != "QuantizeLinear":
             continue
-        if len(behind) != 1 or behind[0] is None or behind[0].op_type != "QuantizeLinear":
-            continue
-        *_, width, channels = sizes.get(_before_views(turn.input[0], producer), [0, 0])
-        how = {a.name: list(a.ints) or a.i for a in conv.attribute}
-        if not width or how.get("group", 1) != 1 or any(d != 1 for d in how.get("dilations", [])):
-            continue
-        stride, kernel = how["strides"][1], how["kernel_shape"][1]
-        top, padding, bottom, right = how["pads"]
-        grouping = grouping_of(channels, kernel, stride, padding)
-        if width % grouping.pixels or padding != right or (width + 2 * padding - kernel) // stride + 1 != width // stride:
-            continue
-        outs = _round_grouped(graph, rounded, stride, padding, grouping)
-        for attribute in conv.attribute:
-            wide = {
-                "strides": [how["strides"][0], 1],
-                "kernel_shape": [how["kernel_shape"][0], grouping.width],
-                "pads": [top, grouping.left, bottom, grouping.right],
-            }.get(attribute.name)
-            if wide is not None:
-                attribute.ints[:] = wide
-        _view_as_groups(graph, turn, grouping.pixels * channels)
-        _view_as_results(graph, behind[0], outs)
-        found += 1
+        source = turn.input[0]
+        while source in producer and producer[source].op_type == "Reshape":
+            source = producer[source].input[0]
+        if len(parameters) == len(conv.input) - 1 and len(size := sizes.get(source, [])) == 3 and all(size):
+            found.append(Entry(turn, conv, parameters, behind, size))
     return found
 
 
-def _alone_before(name: str, operator: str, producer: dict[str, NodeProto], readers) -> NodeProto | None:
-    """The node of that kind that makes a tensor which one node reads."""
-    node = producer.get(name)
-    return node if node is not None and node.op_type == operator and len(readers[name]) == 1 else None
+def widen_pixels(graph: GraphProto) -> int:
+    """Groups the pixels of every such convolution whose rows are of whole groups, in place; returns how many."""
+    found = [(entry, plan) for entry in entries_of(graph) if (plan := entry.grouping()) is not None]
+    for entry, plan in found:
+        (down, stride), (tall, _), (top, padding, bottom, _) = (entry.setting(name) for name in ("strides", "kernel_shape", "pads"))
+        outs = _round_grouped(graph, entry.parameters, stride, padding, plan)
+        wide = {"strides": [down, 1], "kernel_shape": [tall, plan.width], "pads": [top, plan.left, bottom, plan.right]}
+        for attribute in entry.conv.attribute:
+            if attribute.name in wide:
+                attribute.ints[:] = wide[attribute.name]
+        _view_as_groups(graph, entry.turn, plan.pixels * entry.size_hwc[2])
+        _view_as_results(graph, entry.quantise, outs)
+        changed = (entry.turn.output[0], entry.conv.input[0], entry.conv.output[0])
+        for value in [value for value in graph.value_info if value.name in changed]:
+            graph.value_info.remove(value)
+    return len(found)
 
 
-def _before_views(name: str, producer: dict[str, NodeProto]) -> str:
-    while name in producer and producer[name].op_type == "Reshape":
-        name = producer[name].input[0]
-    return name
-
-
-def _round_grouped(graph: GraphProto, rounded, stride: int, padding: int, grouping: Grouping) -> int:
-    """Lets the nodes that make a convolution's weights and bias of integers make those of its groups; the channels of one result."""
-    values = {tensor.name: tensor for tensor in graph.initializer}
-    for number, node in enumerate(rounded):
-        arrays = [numpy_helper.to_array(values[name]) for name in node.input]
-        wide = [np.tile(array, grouping.results) for array in arrays[number == 0 :]]
-        if number == 0:
-            wide.insert(0, grouped_weights(arrays[0], stride, padding, grouping))
-        names = [f"{name}_grouped" for name in node.input]
-        graph.initializer.extend(numpy_helper.from_array(array, name) for array, name in zip(wide, names, strict=True))
-        node.input[:] = names
-    return len(numpy_helper.to_array(values[rounded[0].input[1].removesuffix("_grouped")]))
+def _round_grouped(graph: GraphProto, parameters: list[NodeProto], stride: int, padding: int, grouping: Grouping) -> int:
+    """Lets the nodes that make weights and bias of integers, by scale and zero point, make those of groups; the channels of one result."""
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    outs = len(values[parameters[0].input[0]])
+    for node in parameters:
+        for position, name in enumerate(node.input):
+            array = values[name]
+            wide = grouped_weights(array, stride, padding, grouping) if array.ndim > 1 else np.tile(array, grouping.results)
+            node.input[position] = f"{name}_grouped"
+            graph.initializer.append(numpy_helper.from_array(wide, node.input[position]))
+    return outs
 
 
 def _view_as_groups(graph: GraphProto, turn: NodeProto, channels: int) -> None:
