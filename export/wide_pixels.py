@@ -17,6 +17,8 @@ from export.simplify import readers_of
 ENOUGH_BYTES = 12
 """So many are copied at once about as fast as three."""
 CHANNELS_FIRST, CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
+DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": [1], "pads": [0, 0, 0, 0]}
+"""Of a convolution's attributes."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,17 @@ class Entry:
     size_hwc: list[int]
     """Of the graph's input."""
 
+    kernel: list[int]
+    """Rows and columns."""
+
     def setting(self, name: str) -> list[int]:
-        """An attribute of the convolution."""
-        return next(list(a.ints) or [a.i] for a in self.conv.attribute if a.name == name)
+        """An attribute of the convolution, or its default."""
+        return next((list(a.ints) or [a.i] for a in self.conv.attribute if a.name == name), DEFAULTS[name])
 
     def grouping(self) -> Grouping | None:
         """How its pixels are grouped; None if its rows are not of whole groups, or its kernel has gaps or channel groups."""
         _, width, channels = self.size_hwc
-        stride, kernel, (_, left, _, right) = self.setting("strides")[1], self.setting("kernel_shape")[1], self.setting("pads")
+        stride, kernel, (_, left, _, right) = self.setting("strides")[1], self.kernel[1], self.setting("pads")
         plan = grouping_of(channels, kernel, stride, left)
         whole = width % plan.pixels == 0 and left == right and (width + 2 * left - kernel) // stride + 1 == width // stride
         return plan if whole and self.setting("group") == [1] and set(self.setting("dilations")) == {1} else None
@@ -87,6 +92,7 @@ def entries_of(graph: GraphProto) -> list[Entry]:
     producer = {name: node for node in graph.node for name in node.output}
     readers = readers_of(graph)
     sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim][-3:] for v in graph.input}
+    kernels = {tensor.name: list(tensor.dims)[2:] for tensor in graph.initializer}
 
     def alone_before(node: NodeProto | None, operator: str) -> NodeProto | None:
         before = producer.get(node.input[0]) if node is not None and len(readers[node.input[0]]) == 1 else None
@@ -103,7 +109,7 @@ def entries_of(graph: GraphProto) -> list[Entry]:
         while source in producer and producer[source].op_type == "Reshape":
             source = producer[source].input[0]
         if len(parameters) == len(conv.input) - 1 and len(size := sizes.get(source, [])) == 3 and all(size):
-            found.append(Entry(turn, conv, parameters, behind, size))
+            found.append(Entry(turn, conv, parameters, behind, size, kernels[parameters[0].input[0]]))
     return found
 
 
@@ -111,12 +117,11 @@ def widen_pixels(graph: GraphProto) -> int:
     """Groups the pixels of every such convolution whose rows are of whole groups, in place; returns how many."""
     found = [(entry, plan) for entry in entries_of(graph) if (plan := entry.grouping()) is not None]
     for entry, plan in found:
-        (down, stride), (tall, _), (top, padding, bottom, _) = (entry.setting(name) for name in ("strides", "kernel_shape", "pads"))
+        (down, stride), (top, padding, bottom, _) = entry.setting("strides"), entry.setting("pads")
         outs = _round_grouped(graph, entry.parameters, stride, padding, plan)
-        wide = {"strides": [down, 1], "kernel_shape": [tall, plan.width], "pads": [top, plan.left, bottom, plan.right]}
-        for attribute in entry.conv.attribute:
-            if attribute.name in wide:
-                attribute.ints[:] = wide[attribute.name]
+        wide = {"strides": [down, 1], "kernel_shape": [entry.kernel[0], plan.width], "pads": [top, plan.left, bottom, plan.right]}
+        del entry.conv.attribute[:]
+        entry.conv.attribute.extend(helper.make_attribute(name, value) for name, value in wide.items())
         _view_as_groups(graph, entry.turn, plan.pixels * entry.size_hwc[2])
         _view_as_results(graph, entry.quantise, outs)
         changed = (entry.turn.output[0], entry.conv.input[0], entry.conv.output[0])
