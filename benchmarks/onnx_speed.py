@@ -7,7 +7,9 @@
 Torch runs as `surround4d eval` runs it: eager, with the sampler that is fastest on a processor. Every contestant lives in a process of
 its own, because threads of a runtime go on spinning for a while after a step and would take the cores from the next contestant; between
 two turns all of them sleep. Every round each contestant is called once on the same step of eight cameras, so that a busy machine is
-unfair to none: it runs one step that is not counted, which wakes its threads and fills the caches, and STEPS_A_TURN that are. Memory is
+unfair to none: it runs one step that is not counted, which wakes its threads and fills the caches, and STEPS_A_TURN that are. Ratios are
+of the turns of one round, which stand side by side: their median over all rounds and, in brackets, the quarter and three quarters of them
+(a machine whose clock has two speeds would make a ratio of medians one of two different speeds). Memory is
 the largest resident size of a process of its own that opens one file and runs twenty steps. A second table times the encoder and the
 fusion part of the files alone.
 """
@@ -220,25 +222,30 @@ def _turn(process: subprocess.Popen, name: str) -> list[float]:
 
 def print_table(seconds: dict[str, list[float]], files: dict[str, Path], step: Path) -> None:
     """Least, median and p90 times, their ratios, file sizes and memory."""
-    table = Table("contestant", "min ms", "p50 ms", "p90 ms", "torch p50 / its p50", "fp32 file p50 / its p50", "file MB", "memory MB")
-    p50 = {name: float(np.median(values)) for name, values in seconds.items()}
+    table = Table("contestant", "min ms", "p50 ms", "p90 ms", "torch / it", "fp32 file / it", "file MB", "memory MB")
     first = next(iter(files))
     for name, values in seconds.items():
         ms = np.array(values) * 1e3
         size = f"{files[name].stat().st_size / 1e6:.1f}" if name in files else ""
         memory = f"{peak_memory_mb(files[name], step):.0f}" if name in files else ""
-        ratios = f"{p50[TORCH] / p50[name]:.2f}", f"{p50[first] / p50[name]:.2f}"
+        ratios = ratio(seconds[TORCH], values), ratio(seconds[first], values)
         table.add_row(name, f"{ms.min():.1f}", f"{np.median(ms):.1f}", f"{np.percentile(ms, 90):.1f}", *ratios, size, memory)
     Console(highlight=False, width=140).print(table)
+
+
+def ratio(slow: list[float], fast: list[float]) -> str:
+    """How many times as long one contestant takes as another: median and quartiles of what the rounds say, each by medians of its turns."""
+    turns = [np.median(np.reshape(seconds, (-1, STEPS_A_TURN)), axis=1) for seconds in (slow, fast)]
+    low, middle, high = np.percentile(turns[0] / turns[1], [25, 50, 75])
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def print_parts(seconds: dict[str, list[float]], names: list[str]) -> None:
     """Median times of the two halves, and how much faster than the first file's they are."""
     table = Table("file", "encoder p50 ms", "first file / its", "fusion p50 ms", "first file / its")
-    p50 = {name: 1e3 * float(np.median(values)) for name, values in seconds.items()}
     for name in names:
-        cells = [(p50[f"{name}, {part}"], p50[f"{names[0]}, {part}"]) for part in ("encoder", "fusion")]
-        table.add_row(name, *(text for own, first in cells for text in (f"{own:.1f}", f"{first / own:.2f}")))
+        cells = [(seconds[f"{name}, {part}"], seconds[f"{names[0]}, {part}"]) for part in ("encoder", "fusion")]
+        table.add_row(name, *(text for own, first in cells for text in (f"{1e3 * np.median(own):.1f}", ratio(first, own))))
     Console(highlight=False, width=140).print(table)
 
 
