@@ -24,7 +24,7 @@ from export.mixing import mix_integers, mixes_of
 from export.pictures import bytes_into_convolution
 from export.precision import Lowering
 from export.simplify import drop_unread_nodes, readers_of
-from export.wide_pixels import widen_pixels
+from export.wide_pixels import fill_channels, widen_pixels
 
 WEIGHT_LEVELS = 127
 SMALLEST_SCALE = 1e-8
@@ -100,6 +100,7 @@ def to_int8(model: ModelProto, ranges: dict[str, Range], keep: Collection[str] =
         _drop_rectifiers(graph)
         _enlarge_rows(result)
         widen_pixels(graph)
+        fill_channels(graph)
         subtract_range_end(graph)
     drop_unread_nodes(graph)
     return result

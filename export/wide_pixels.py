@@ -3,7 +3,8 @@
 Before it multiplies, onnxruntime copies what lies under the kernel, pixel by pixel: for pixels of three bytes that takes longer than the
 products. A row of pictures lies in memory pixel after pixel, so that four of them are one pixel of twelve bytes without anything being
 moved, and two of the results, side by side, one of twice the channels. The kernel becomes as wide as the groups it touches, with zeros for
-the pixels that a result does not look at. Not a bit of any result changes.
+the pixels that a result does not look at. Not a bit of any result changes. Nor does it where a map of few channels, not a multiple of
+four, gets more that are zero: integers are multiplied four channels at a time.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from export.simplify import readers_of
 
 ENOUGH_BYTES = 12
 """So many are copied at once about as fast as three."""
+TOGETHER = 4
+"""Channels that are multiplied at once."""
+FEW = 16
+"""With more channels, a rest is a small share of them."""
 CHANNELS_FIRST, CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": [1], "pads": [0, 0, 0, 0]}
 """Of a convolution's attributes."""
@@ -128,6 +133,38 @@ def widen_pixels(graph: GraphProto) -> int:
         for value in [value for value in graph.value_info if value.name in changed]:
             graph.value_info.remove(value)
     return len(found)
+
+
+def fill_channels(graph: GraphProto) -> int:
+    """Adds channels of zeros, up to a multiple of `TOGETHER`, before the rounding of maps (N, C, H, W) of few channels that one rounded
+    convolution reads; in place, returns how many."""
+    producer = {name: node for node in graph.node for name in node.output}
+    readers = readers_of(graph)
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    order, found = list(graph.node), 0
+    for conv in [node for node in graph.node if node.op_type == "Conv"]:
+        dequantise, weights = producer.get(conv.input[0]), producer.get(conv.input[1])
+        quantise = producer.get(dequantise.input[0]) if dequantise is not None else None
+        if quantise is None or weights is None or (quantise.op_type, weights.op_type) != ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        array = numpy_helper.to_array(values[weights.input[0]])
+        missing = -array.shape[1] % TOGETHER
+        alone = all(len(readers[node.output[0]]) == 1 for node in (quantise, dequantise, weights))
+        if not missing or array.shape[1] > FEW or not alone or any(a.name == "group" and a.i != 1 for a in conv.attribute):
+            continue
+        name = f"{quantise.output[0]}_filled"
+        wide = {f"{name}_weights": np.pad(array, ((0, 0), (0, missing), (0, 0), (0, 0)))}
+        wide |= {f"{name}_pads": np.array([0, 0, 0, 0, 0, missing, 0, 0])}
+        graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in wide.items())
+        fill = helper.make_node("Pad", [quantise.input[0], f"{name}_pads"], [name], name=name)
+        quantise.input[0], weights.input[0] = name, f"{name}_weights"
+        order.insert(order.index(quantise), in_scope_of(quantise, fill)[0])
+        for value in [value for value in graph.value_info if value.name in (quantise.output[0], dequantise.output[0])]:
+            graph.value_info.remove(value)
+        found += 1
+    del graph.node[:]
+    graph.node.extend(order)
+    return found
 
 
 def _round_grouped(graph: GraphProto, parameters: list[NodeProto], stride: int, padding: int, grouping: Grouping) -> int:

@@ -78,25 +78,25 @@ class Atlas:
         """Features (B, C, V, P) of one level; not yet masked by visibility."""
         return sample_stacked(self.levels[level], self.cameras, self.lenses.size_wh, views)
 
-    def mixed(self, views: Views, weight_BQhPL: Tensor) -> Tensor:
+    def mixed(self, views: Views, weight_BQhLP: Tensor) -> Tensor:
         """(B, Q, h, C): for every query and head the weighted sum of what its P points show in L levels.
 
         `views` are those of Q*P points. What a point shows is the mean of the views that see it; zero where none does.
         """
-        batch, queries, _, points, levels = weight_BQhPL.shape
+        batch, queries, _, levels, points = weight_BQhLP.shape
         visible = views.visible_BVP / views.visible_BVP.sum(1, keepdim=True).clamp(min=1.0)
         if self.sampler != "gather":
-            samples = torch.stack([self.sample(views, level) for level in range(len(self.levels))], dim=2)  # B C L V P
-            seen = (samples * visible[:, None, None].to(samples.dtype)).sum(3).permute(0, 3, 2, 1)  # B P L C
-            return weight_BQhPL.flatten(3).to(seen.dtype) @ seen.reshape(batch, queries, points * levels, -1)
+            samples = torch.stack([self.sample(views, level) for level in range(len(self.levels))], dim=2)  # B C L V QP
+            seen = (samples * visible[:, None, None].to(samples.dtype)).sum(3).unflatten(3, (queries, points)).permute(0, 3, 2, 4, 1)
+            return weight_BQhLP.flatten(3).to(seen.dtype) @ seen.reshape(batch, queries, levels * points, -1)
         pixel, share = corners(self.maps, self.cameras, self.lenses.size_wh, views)
-        # corners and views before points and levels: a runtime multiplies rows of P L numbers faster than single ones
+        # corners and views before levels and points: a runtime multiplies rows of L P numbers faster than single ones
         pixel, share = (
-            value.unflatten(4, (queries, points)).permute(0, 4, 2, 3, 5, 1).reshape(batch, queries, -1, points * levels)
+            value.unflatten(4, (queries, points)).permute(0, 4, 2, 3, 1, 5).reshape(batch, queries, -1, levels * points)
             for value in (pixel, share * visible[:, None, None])
         )
         rows = torch.cat([pixel_rows(level) for level in self.maps])
-        return mix_pixels_often(rows, pixel.flatten(2), (weight_BQhPL.flatten(3)[:, :, :, None] * share[:, :, None]).flatten(3))
+        return mix_pixels_often(rows, pixel.flatten(2), (weight_BQhLP.flatten(3)[:, :, :, None] * share[:, :, None]).flatten(3))
 
 
 def stack_cameras(maps: Tensor, batch: int) -> Tensor:

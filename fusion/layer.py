@@ -175,11 +175,20 @@ class SampledAttention(nn.Module):
         views = best_views([plane.flatten(1) for plane in points], atlas.lenses, velocity)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
         any_seen = seen.amax(-1)[..., None, None]  # B Q 1 1
-        unseen = ((seen - 1.0) * 1e4)[..., None].expand(-1, -1, -1, self.levels).reshape(batch, queries, 1, -1)
-        logits = self.camera_weights(tokens).float().reshape(batch, queries, self.heads, -1) + unseen
-        weights = (logits.softmax(-1) * any_seen).unflatten(-1, (self.points, self.levels))
+        unseen = ((seen - 1.0) * 1e4)[:, :, None].expand(-1, -1, self.levels, -1).reshape(batch, queries, 1, -1)
+        logits = self._camera_logits(tokens).float().reshape(batch, queries, self.heads, -1) + unseen
+        weights = (logits.softmax(-1) * any_seen).unflatten(-1, (self.levels, self.points))
         found = self._values(atlas.mixed(views, weights), self.camera_value, any_seen)
         return found + self.seen(seen.mean(-1, keepdim=True).to(found.dtype))
+
+    def _camera_logits(self, tokens: Tensor) -> Tensor:
+        """(B, Q, heads * levels * points). The layer's own rows lie point by point; points come last here, in one piece, because a runtime
+        moves pieces faster than single numbers."""
+        rows = [
+            values.unflatten(0, (self.heads, self.points, self.levels)).transpose(1, 2).flatten(0, 2)
+            for values in (self.camera_weights.weight, self.camera_weights.bias)
+        ]
+        return functional.linear(tokens, *rows)
 
     def _from_bev(self, tokens: Tensor, points: Planes, bev: Tensor, around: Surroundings) -> Tensor:
         batch, queries = tokens.shape[:2]
