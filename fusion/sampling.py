@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PIECE_VALUES = 2**19
+PIECE_VALUES = 2**21
 """An exported graph fetches and mixes about this many values at a time, so that they stay in a core's cache between the two."""
 MAX_PIECES = 32
 MIN_PRODUCT_CHANNELS = 64
