@@ -75,7 +75,6 @@ class Entry:
     quantise: NodeProto
     size_hwc: list[int]
     """Of the graph's input."""
-
     kernel: list[int]
     """Rows and columns."""
 
@@ -145,7 +144,12 @@ def fill_channels(graph: GraphProto) -> int:
     for conv in [node for node in graph.node if node.op_type == "Conv"]:
         dequantise, weights = producer.get(conv.input[0]), producer.get(conv.input[1])
         quantise = producer.get(dequantise.input[0]) if dequantise is not None else None
-        if quantise is None or weights is None or (quantise.op_type, weights.op_type) != ("QuantizeLinear", "DequantizeLinear"):
+        if (
+            dequantise is None
+            or quantise is None
+            or weights is None
+            or (quantise.op_type, weights.op_type) != ("QuantizeLinear", "DequantizeLinear")
+        ):
             continue
         array = numpy_helper.to_array(values[weights.input[0]])
         missing = -array.shape[1] % TOGETHER

@@ -93,6 +93,27 @@ def test_pictures_are_read_four_pixels_at_a_time_if_they_can_be(width, monkeypat
     assert np.array_equal(got, want) and want.std() > 0.5
 
 
+@pytest.mark.parametrize(("channels", "filled"), [(9, 12), (8, 8), (18, 18)])
+def test_maps_of_few_channels_are_filled_to_a_multiple_of_four(channels, filled, monkeypatch):
+    nodes = [
+        helper.make_node("Mul", ["x", "two"], ["twice"], name="twice"),
+        helper.make_node("Conv", ["twice", "weight"], ["conv"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Identity", ["conv"], ["y"], name="y"),
+    ]
+    generator = np.random.default_rng(0)
+    constants = {"two": np.array(2, np.float32), "weight": generator.normal(size=(5, channels, 3, 3)).astype(np.float32)}
+    model = model_of(nodes, {"x": (FLOAT, [1, channels, 4, 6])}, {"y": (FLOAT, [1, 5, 4, 6])}, constants)
+    ranges = {"twice": Range(-3, 5), "conv": Range(-60, 60)}
+    more = to_int8(model, ranges, style=UNSIGNED)
+    monkeypatch.setattr("export.int8.fill_channels", lambda graph: 0)
+    same = to_int8(model, ranges, style=UNSIGNED)
+    onnx.checker.check_model(more, full_check=True)
+    assert [tensor.dims[1] for tensor in more.graph.initializer if len(tensor.dims) == 4] == [filled]
+    x = generator.uniform(-1.5, 2.5, size=(1, channels, 4, 6)).astype(np.float32)
+    got, want = run(more, x=x)[0], run(same, x=x)[0]
+    assert np.array_equal(got, want) and want.std() > 5
+
+
 def likeliest_of(logit: float) -> ModelProto:
     """A convolution by `logit`, of whose three planes the likeliest is sought, with its softmax."""
     nodes = [
