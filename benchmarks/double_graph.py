@@ -1,10 +1,10 @@
 """How is the exported graph computed in double precision? By the same exporter, in operators of which onnxruntime has double kernels.
 
-In float32 two runtimes differ by 1e-5 and sooner or later a tie (two cells equally high, the last place in memory) goes another way in
+In float32 two runtimes differ by 1e-5, and sooner or later a tie (two cells equally high, the last place in memory) goes another way in
 each. In double they differ by 1e-13, so that ties practically never decide, and what is left is what the graph computes otherwise than
-the network. `InDouble` makes the network's code, which asks for float32 by name to be safe under autocast, compute and leave in double.
-onnxruntime has no double kernel for convolutions and a few others: `RULES`
-says those in plain arithmetic, written from the ONNX definition of each operator and not from what torch does. For comparisons alone.
+the network. `InDouble` makes the network's code, which asks for float32 by name to be safe under autocast, compute and leave in double;
+`widen` does the same with the few float32 numbers that the exporter writes by itself. onnxruntime has no double kernel for convolutions
+and a few others: `RULES` says those in plain arithmetic, written from what ONNX says of each operator. For comparisons alone.
 """
 
 import copy
