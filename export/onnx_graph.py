@@ -203,6 +203,7 @@ def code_version() -> str:
 
 
 NUMPY_TYPES = {
+    TensorProto.DOUBLE: "float64",
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.UINT8: "uint8",

@@ -33,6 +33,7 @@ def quicken(model: ModelProto) -> dict[str, int]:
     nodes: list[NodeProto] = []
     for node in graph.node:
         ranks = [rank.get(name, -1) for name in node.input]
+        kind = element.get(node.input[0] if node.input else "", TensorProto.UNDEFINED)
         axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if node.op_type == "Softmax" else 0)
         if node.op_type in ("Gather", "GatherElements"):
             index = producer.get(node.input[1])
@@ -49,8 +50,8 @@ def quicken(model: ModelProto) -> dict[str, int]:
         elif node.op_type == "Add" and node.output[0] in normalised:
             nodes.append(_in_place_of(node, "Sum", list(node.input), node.output[0]))
             used["sum"] += 1
-        elif element.get(node.input[0] if node.input else "") == TensorProto.FLOAT and (added := _added_up(node, sizes, values)):
-            nodes.extend(_product_with_ones(graph, node, *added))
+        elif kind in (TensorProto.FLOAT, TensorProto.DOUBLE) and (added := _added_up(node, sizes, values)):
+            nodes.extend(_product_with_ones(graph, node, helper.tensor_dtype_to_np_dtype(kind), *added))
             used["total"] += 1
         else:
             used["view"] += node.op_type == "Reshape" and _see_through(node, producer, values)
@@ -99,11 +100,11 @@ def _added_up(node: NodeProto, sizes: dict[str, list[int]], values: dict[str, Te
     return size[1], [1] * keep + size[2:]
 
 
-def _product_with_ones(graph: GraphProto, node: NodeProto, count: int, size: list[int]) -> list[NodeProto]:
-    """The same sum as a product, its result of the same shape."""
+def _product_with_ones(graph: GraphProto, node: NodeProto, kind: np.dtype, count: int, size: list[int]) -> list[NodeProto]:
+    """The same sum as a product, its result of the same shape and `kind`."""
     name = node.output[0]
     arrays = {
-        f"{name}_ones": np.ones((1, count), np.float32),
+        f"{name}_ones": np.ones((1, count), kind),
         f"{name}_planes": np.array([0, 0, -1], np.int64),
         f"{name}_shape": np.array([0, *size], np.int64),
     }

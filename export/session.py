@@ -21,6 +21,7 @@ Tensor = np.ndarray | OrtValue
 """What a graph takes: an array, or a value that lies on the device already."""
 
 ORT_TYPES = {
+    "tensor(double)": "float64",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(uint8)": "uint8",

@@ -72,14 +72,15 @@ def merge_batch_norms(model: ModelProto) -> int:
 
 
 def _merge(model: ModelProto, conv: NodeProto, norm: NodeProto, values: dict[str, onnx.TensorProto]) -> None:
+    kind = numpy_helper.to_array(values[conv.input[1]]).dtype
     scale, shift, mean, variance = (numpy_helper.to_array(values[name]).astype(np.float64) for name in norm.input[1:5])
     epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
     gain = scale / np.sqrt(variance + epsilon)
     weight = numpy_helper.to_array(values[conv.input[1]]).astype(np.float64)
     has_bias = len(conv.input) > 2 and conv.input[2] != ""
     bias = numpy_helper.to_array(values[conv.input[2]]).astype(np.float64) if has_bias else np.zeros(len(weight))
-    new_weight = (weight * gain.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
-    new_bias = ((bias - mean) * gain + shift).astype(np.float32)
+    new_weight = (weight * gain.reshape(-1, *[1] * (weight.ndim - 1))).astype(kind)
+    new_bias = ((bias - mean) * gain + shift).astype(kind)
     names = (f"{conv.input[1]}_merged", f"{conv.input[1]}_merged_bias")
     model.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip((new_weight, new_bias), names, strict=True))
     data = conv.input[0]

@@ -152,25 +152,26 @@ def test_the_end_of_a_known_range_takes_the_largest_logits_place(logit, subtract
     assert share[0, 0] == pytest.approx(likely, abs=0.03)
 
 
-@pytest.mark.parametrize("keep", [0, 1])
-def test_planes_are_added_up_by_a_product_with_ones(keep):
+@pytest.mark.parametrize(("keep", "kind"), [(0, FLOAT), (1, FLOAT), (1, TensorProto.DOUBLE)])
+def test_planes_are_added_up_by_a_product_with_ones(keep, kind):
     nodes = [
         helper.make_node("ReduceSum", ["x", "axis"], ["planes"], name="planes", keepdims=keep),
         helper.make_node("ReduceSum", ["x", "last"], ["rows"], name="rows", keepdims=keep),
         helper.make_node("ReduceSum", ["few", "axis"], ["sums"], name="few", keepdims=keep),
     ]
-    inputs = {"x": (FLOAT, ["n", 3, 40, 50]), "few": (FLOAT, [1, 3, 2])}
+    inputs = {"x": (kind, ["n", 3, 40, 50]), "few": (kind, [1, 3, 2])}
     kept = [1] * keep
     outputs = {
-        "planes": (FLOAT, ["n", *kept, 40, 50]),
-        "rows": (FLOAT, ["n", 3, 40, *kept]),
-        "sums": (FLOAT, [1, *kept, 2]),
+        "planes": (kind, ["n", *kept, 40, 50]),
+        "rows": (kind, ["n", 3, 40, *kept]),
+        "sums": (kind, [1, *kept, 2]),
     }
     model = model_of(nodes, inputs, outputs, {"axis": np.array([1]), "last": np.array([3])})
     assert quicken(model)["total"] == 1
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node].count("ReduceSum") == 2
-    x, few = np.random.default_rng(0).normal(size=(2, 3, 40, 50)).astype(np.float32), np.ones((1, 3, 2), np.float32)
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    x, few = np.random.default_rng(0).normal(size=(2, 3, 40, 50)).astype(dtype), np.ones((1, 3, 2), dtype)
     planes, rows, sums = run(model, x=x, few=few)
     assert planes == pytest.approx(x.sum(1, keepdims=bool(keep)), abs=1e-5)
     assert rows == pytest.approx(x.sum(3, keepdims=bool(keep)), abs=1e-4)
