@@ -112,13 +112,15 @@ def test_gather_samples_equal_grid_samples_and_stay_in_their_own_strip():
     visible = (torch.rand(2, 2, points) > 0.3).float()
     views = Views(camera, torch.rand(2, 2, points) * 73 - 0.6, torch.rand(2, 2, points) * 49 - 0.6, visible, torch.ones(2, 2, points))
     levels = [level, level[:, :, ::2, ::3].contiguous()]
-    each = torch.eye(4 * 2).reshape(1, 1, 8, 4, 2).expand(2, points // 4, -1, -1, -1)  # one head for each of 4 points and 2 levels
+    each = (
+        torch.eye(4 * 2).reshape(1, 1, 8, 4, 2).transpose(3, 4).expand(2, points // 4, -1, -1, -1)
+    )  # a head for each of 4 points, 2 levels
     sampled, gathered = (Atlas.stack(levels, lenses, sampler).mixed(views, each) for sampler in ("gridsample", "gather"))
     assert sampled.shape == (2, points // 4, 8, 4)
     assert (sampled - gathered).abs().max() < 1e-4
     own = (camera[:, 0] + torch.tensor([[0], [cameras]])) * visible.amax(1)  # no bleeding from the camera above or below
     assert (gathered[..., 0].reshape(2, points, 2) - own[..., None]).abs().max() < 1e-5
-    half = Atlas.stack(levels, lenses, "gather").mixed(views, torch.full((2, points // 4, 1, 4, 2), 0.125))
+    half = Atlas.stack(levels, lenses, "gather").mixed(views, torch.full((2, points // 4, 1, 2, 4), 0.125))
     assert torch.allclose(half[:, :, 0], gathered.mean(2), atol=1e-5)
 
 
@@ -149,7 +151,7 @@ def test_an_exported_graph_mixes_pieces_that_fit_a_cache(monkeypatch):
     assert piece_size(1000, 100) == 1000
     monkeypatch.setattr("torch.compiler.is_exporting", lambda: True)
     assert piece_size(10, 100) == 10
-    assert piece_size(16384, 8 * 48, of=4) == 16384 // 12 // 4 * 4 + 4  # 6.3 million values in twelve pieces, whole cells of four heights
+    assert piece_size(16384, 8 * 48, of=4) == 16384 // 3 // 4 * 4 + 4  # 6.3 million values in three pieces, whole cells of four heights
     assert piece_size(10**6, 512) == 31250  # never more than 32 pieces
 
 
