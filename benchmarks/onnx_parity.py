@@ -3,7 +3,7 @@
     python -m benchmarks.onnx_parity               # issue 2: one file, rigs of 5, 6 and 8 cameras (5 and 8 with a fisheye), 5 steps
     python -m benchmarks.onnx_parity --drive 200   # issue 4: a simulated drive of 200 steps on three rigs, four graphs (five minutes)
     python -m benchmarks.onnx_parity --drive 200 --rig 8 --folder kept --minutes 4   # one rig, in parts: called again, it goes on
-    python -m benchmarks.onnx_parity --drive 200 --double   # the same in double precision, in which ties do not decide (half an hour)
+    python -m benchmarks.onnx_parity --drive 200 --double   # the same in double precision, in which ties do not decide (fifty minutes)
     python -m benchmarks.onnx_parity --drive 200 --laps 4   # 50 steps of road, there and back twice with one memory: does it drift?
 
 All take the shipped nano (random:nano where none ships) or --checkpoint. Each side lives with its own memory from the first step to the
@@ -97,6 +97,8 @@ def parity(
         double: The simulated drive in double precision, in network, graphs and memory.
         minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
     """
+    if double and not drive:
+        raise ConfigError("double: the synthetic drives are compared in float32 alone; add --drive 200")
     name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
     with TemporaryDirectory() as text:
         kept = folder or Path(text)

@@ -12,7 +12,7 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from export.half import in_scope_of
 from export.mixing import MOVERS
-from export.simplify import drop_unread_nodes, readers_of
+from export.simplify import readers_of
 
 WIDEST = 80.0
 """exp(-87) is the smallest number of float32 with all its digits."""
@@ -20,7 +20,8 @@ HIGHEST = np.array(255, np.uint8)
 
 
 def subtract_range_end(graph: GraphProto) -> int:
-    """Rewrites ones @ exp(x - x[argmax x]) of rounded x in place, as `export.quicken` leaves it; returns how often.
+    """Rewrites ones @ exp(x - x[argmax x]) of rounded x in place, as `export.quicken` leaves it; returns how often. The differences are
+    left in the graph, unread.
 
     The likeliest is sought among the powers then: they are in the order of the logits, and equal where those are.
     """
@@ -55,7 +56,6 @@ def subtract_range_end(graph: GraphProto) -> int:
         found += 1
     del graph.node[:]
     graph.node.extend(order)
-    drop_unread_nodes(graph)
     return found
 
 

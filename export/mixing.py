@@ -11,7 +11,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.half import in_scope_of
-from export.simplify import readers_of
+from export.simplify import forget_types, readers_of
 
 MOVERS = ("Reshape", "Transpose")
 """Operators that move bytes as well as numbers."""
@@ -71,9 +71,7 @@ def mix_integers(graph: GraphProto, mixes: list[Mix], parameters: Mapping[str, t
             nodes.extend(tables[name].nodes if name in tables else [])
     del graph.node[:]
     graph.node.extend(nodes)
-    bytes_now = {name for mix in mixes for name in mix.between}
-    for value in [value for value in graph.value_info if value.name in bytes_now]:
-        graph.value_info.remove(value)
+    forget_types(graph, {name for mix in mixes for name in mix.between})  # bytes now
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ and changes nothing that onnxruntime or TensorRT would not change themselves; th
 
 import logging
 from collections import defaultdict
+from collections.abc import Container
 
 import numpy as np
 import onnx
@@ -111,6 +112,12 @@ def drop_unread_nodes(graph: GraphProto) -> None:
     del graph.node[:]
     graph.node.extend(reversed(kept))
     drop_unread_constants(graph)
+
+
+def forget_types(graph: GraphProto, names: Container[str]) -> None:
+    """Removes the notes on type and shape of tensors that a rewrite made others."""
+    for value in [value for value in graph.value_info if value.name in names]:
+        graph.value_info.remove(value)
 
 
 def drop_unread_constants(graph: GraphProto) -> None:

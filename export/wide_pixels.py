@@ -13,7 +13,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from export.half import in_scope_of
-from export.simplify import readers_of
+from export.simplify import forget_types, readers_of
 
 ENOUGH_BYTES = 12
 """So many are copied at once about as fast as three."""
@@ -128,9 +128,7 @@ def widen_pixels(graph: GraphProto) -> int:
         entry.conv.attribute.extend(helper.make_attribute(name, value) for name, value in wide.items())
         _view_as_groups(graph, entry.turn, plan.pixels * entry.size_hwc[2])
         _view_as_results(graph, entry.quantise, outs)
-        changed = (entry.turn.output[0], entry.conv.input[0], entry.conv.output[0])
-        for value in [value for value in graph.value_info if value.name in changed]:
-            graph.value_info.remove(value)
+        forget_types(graph, (entry.turn.output[0], entry.conv.input[0], entry.conv.output[0]))
     return len(found)
 
 
@@ -163,8 +161,7 @@ def fill_channels(graph: GraphProto) -> int:
         fill = helper.make_node("Pad", [quantise.input[0], f"{name}_pads"], [name], name=name)
         quantise.input[0], weights.input[0] = name, f"{name}_weights"
         order.insert(order.index(quantise), in_scope_of(quantise, fill)[0])
-        for value in [value for value in graph.value_info if value.name in (quantise.output[0], dequantise.output[0])]:
-            graph.value_info.remove(value)
+        forget_types(graph, (quantise.output[0], dequantise.output[0]))
         found += 1
     del graph.node[:]
     graph.node.extend(order)

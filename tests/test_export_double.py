@@ -5,8 +5,8 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from small_graphs import model_of, run
 from standin_network import StandIn, standin_config
-from test_export_quicken import model_of, run
 from torch.nn import functional
 
 from benchmarks.double_graph import InDouble, doubled, export_double, in_double, rewrite, widen

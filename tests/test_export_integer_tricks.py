@@ -2,10 +2,10 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
+from small_graphs import model_of, run
 from torch.nn import functional
 
 from export.calibration import Range
@@ -14,20 +14,6 @@ from export.quicken import quicken
 from export.wide_pixels import grouped_weights, grouping_of
 
 FLOAT, UINT8, INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64
-
-
-def model_of(nodes, inputs: dict, outputs: dict, constants: dict[str, np.ndarray]) -> ModelProto:
-    """A model of opset 18; inputs and outputs are name to (element type, shape)."""
-    ins, outs = ([helper.make_tensor_value_info(name, *told) for name, told in side.items()] for side in (inputs, outputs))
-    graph = helper.make_graph(nodes, "g", ins, outs, [numpy_helper.from_array(array, name) for name, array in constants.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def run(model: ModelProto, **feed: np.ndarray) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [np.asarray(value) for value in session.run(None, feed)]
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "pixels"), [(3, 2, 1, 4), (7, 2, 3, 4), (4, 4, 0, 4), (3, 1, 1, 4), (5, 3, 2, 6)])
