@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from export.budget import BudgetSettings, choose, make_candidates, measured_p90_ms, write_choice
+from export.budget import BudgetSettings, choose, make_candidates, measured_in_turns_ms, measured_p90_ms, write_choice
 from export.command import parse_sizes
 from export.lower import Samples
 from export.pareto import Candidate, table
@@ -81,13 +81,10 @@ def budgets(
 
 def ready_candidates(folder: Path, settings: BudgetSettings) -> list[tuple[Candidate, Path]]:
     """The files of a folder whose accuracy is known, timed here."""
-    found = []
-    for path in sorted(folder.glob("*.onnx")):
-        accuracy = OnnxNetwork(path).manifest.accuracy
-        if settings.metric in accuracy:
-            p90_ms = measured_p90_ms(path, settings)
-            found.append((Candidate(path.stem, p90_ms, False, float(accuracy[settings.metric]), path.stat().st_size / 1e6), path))
-    return found
+    known = {path: OnnxNetwork(path).manifest.accuracy for path in sorted(folder.glob("*.onnx"))}
+    accuracy = {path: float(values[settings.metric]) for path, values in known.items() if settings.metric in values}
+    times = dict(zip(accuracy, measured_in_turns_ms(list(accuracy), settings), strict=True))
+    return [(Candidate(path.stem, times[path], False, accuracy[path], path.stat().st_size / 1e6), path) for path in accuracy]
 
 
 if __name__ == "__main__":

@@ -202,9 +202,9 @@ def long_drive(
 class Work:
     """One drive of one rig, which can be laid down and taken up again."""
 
-    def __init__(self, path: Path, names: Sequence[str], rig: str) -> None:
+    def __init__(self, path: Path, names: Sequence[str], rig: str, kind: type[Comparison] = Comparison) -> None:
         self.path, self.names, self.rig, self.done = path, names, rig, 0
-        self.memory, self.comparisons = None, [Comparison() for _ in names]
+        self.memory, self.comparisons = None, [kind() for _ in names]
         if path.is_file():
             self.done, self.memory, self.comparisons = pickle.loads(path.read_bytes())
             return

@@ -11,6 +11,7 @@ and counted; a file with more than `MAX_TIED_SHARE` of them is refused.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from onnxruntime import OrtValue
 from torch import nn
 
 from export.comparison import Comparison, Verification, dense_only, step_error
+from export.manifest import Manifest
 from export.onnx_graph import StepGraph, narrow_state, plain_name
 from export.runner import OnnxNetwork, SplitNetwork
 from export.synthetic import synthetic_steps, verification_rigs
@@ -61,10 +63,30 @@ def state_for_torch(state: Mapping[str, OrtValue]) -> WorldState:
     return WorldState(*(array.long() if array.dtype == torch.int32 else array for array in arrays))
 
 
+class Streaming(Protocol):
+    """What drives beside torch: a file whole or in parts (`export.session`), or whatever takes and gives the same arrays and state."""
+
+    manifest: Manifest
+
+    def empty_state(self) -> dict[str, OrtValue]:
+        """The memory before the first step."""
+        ...
+
+    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, OrtValue]:
+        """A memory made from arrays by input name."""
+        ...
+
+    def __call__(
+        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, OrtValue], /
+    ) -> tuple[dict[str, np.ndarray], dict[str, OrtValue]]:
+        """One step: answers by name, and the next memory."""
+        ...
+
+
 class SideBySide:
     """torch and some networks on one drive, each with its own carried state; a comparison a network."""
 
-    def __init__(self, graph: StepGraph, networks: Sequence[OnnxNetwork | SplitNetwork], comparisons: Sequence[Comparison]) -> None:
+    def __init__(self, graph: StepGraph, networks: Sequence[Streaming], comparisons: Sequence[Comparison]) -> None:
         self.graph, self.networks, self.comparisons = graph, networks, comparisons
         self.torch_state: WorldState = graph.model.empty_state(1, "cpu")  # type: ignore[operator]
         self.states = [network.empty_state() for network in networks]
@@ -117,7 +139,7 @@ class SideBySide:
 
 def compare_drive(
     graph: StepGraph,
-    networks: Sequence[OnnxNetwork | SplitNetwork],
+    networks: Sequence[Streaming],
     comparisons: Sequence[Comparison],
     drive: Iterable[dict[str, np.ndarray]],
     name: str = "",

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from standin_network import StandIn, standin_config
 
-from export.budget import BudgetSettings, choose, measure_ms, write_choice, write_within_budget
+from export.budget import TURNS, BudgetSettings, choose, measure_ms, measured_in_turns_ms, write_choice, write_within_budget
 from export.calibration import Range, calibrate, narrowed
 from export.command import export_checkpoint, parse_sizes
 from export.devices import DEVICES, Device, device_of, read_devices
@@ -481,6 +481,19 @@ def test_a_lucky_time_does_not_win(tmp_path, monkeypatch):
     assert (tmp_path / "out.onnx").read_bytes() == b"good"
     told = json.loads((tmp_path / "out.onnx.pareto.json").read_text())["candidates"]
     assert {entry["name"]: entry["latency_ms"] for entry in told} == {"good": 20, "lucky": 31.0}
+
+
+def test_files_are_timed_in_turns_and_the_slowest_turn_counts(tmp_path, monkeypatch):
+    asked = []
+
+    def timed(path, settings):
+        asked.append(path.stem)
+        return {"a": 20.0, "b": 10.0}[path.stem] + (5.0 if len(asked) in (3, 4) else 0.0)  # the machine is slow in the second turn
+
+    monkeypatch.setattr("export.budget.measured_p90_ms", timed)
+    files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    assert measured_in_turns_ms(files, BudgetSettings([tmp_path], Samples([], "truth"))) == [25.0, 15.0]
+    assert asked == ["a", "b"] * TURNS
 
 
 def test_a_budget_writes_file_table_and_plot(tmp_path, tiny_clip_path, monkeypatch):
