@@ -34,12 +34,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.double_graph import InDouble, doubled, export_double, in_double
+from benchmarks.kept_graphs import is_current, mark, origin
 from benchmarks.parity_laps import APART, SAME, lap_steps, lap_verdict
 from export.accuracy import clip_steps
 from export.comparison import Comparison, Verification
 from export.lint import lint
 from export.networks import LoadedNetwork, load_network
-from export.onnx_graph import StepGraph, export_model, read_manifest, weights_hash
+from export.onnx_graph import StepGraph, export_model, read_manifest
 from export.run import open_network
 from export.runner import OnnxNetwork, SplitNetwork
 from export.synthetic import synthetic_steps, verification_rigs
@@ -123,9 +124,10 @@ def parity(
 def exported(network: LoadedNetwork, path: Path, double: bool = False) -> Path:
     """Writes the graph and prints what it is made of."""
     start = time.perf_counter()
-    if not path.is_file() or read_manifest(onnx.load(str(path)), str(path)).hashes["weights_sha256"] != weights_hash(network.model):
+    if not is_current(path, network.model):
         write = export_double if double else export_model
         write(network.model, network.config, path)
+        mark(path, network.model)
     seconds = time.perf_counter() - start
     proto = onnx.load(str(path))
     manifest = read_manifest(proto, str(path))
@@ -161,7 +163,7 @@ def long_drive(
         raise ConfigError(f"laps {laps}: expected three or more that divide the {steps} steps of the drive; correct --laps or --drive")
     reference = load_network(name, layers, "auto")
     kind = "_double" if double else ""
-    weights = weights_hash(reference.model)[:8] + kind  # another network's unfinished work is not taken up
+    made = origin(reference.model) + kind
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
     for sampler in ("gridsample", "gather"):
         path = exported(load_network(name, layers, sampler), folder / f"{sampler}{kind}.onnx", double)
@@ -186,7 +188,7 @@ def long_drive(
         results = []
         for part, how in parts:
             told = part if how == "apart" else f"{part}-{how}"
-            what = f"{weights}_{told}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}"
+            what = f"{made}_{told}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}"
             work = Work(folder / f"{what}.pickle", names, rig)
             every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
             drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)

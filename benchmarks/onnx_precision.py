@@ -5,7 +5,7 @@
                                                                                                       # benchmarks.onnx_budget
 
 Parts are chosen on `--calibrate`, accuracy is measured on `--data` by the evaluation that measures checkpoints; torch's own answer on
-the same clips stands in the first row. A file of the same weights that is there already is not made again. The files stay in FOLDER:
+the same clips stands in the first row. A file that the present code wrote of the same weights is not made again. The files stay in FOLDER:
 `python -m benchmarks.onnx_speed nano --files ...` times them.
 """
 
@@ -19,12 +19,13 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.kept_graphs import is_current, mark
 from export.accuracy import accuracy_of
 from export.command import parse_sizes
 from export.lower import PRECISIONS, Judge, Samples, lowered
 from export.manifest import Manifest
 from export.networks import LoadedNetwork, load_network
-from export.onnx_graph import read_manifest, weights_hash
+from export.onnx_graph import read_manifest
 from export.runner import OnnxNetwork
 from export.write import verified_graph, write_graph
 from scenes.clips import find_clips
@@ -68,16 +69,17 @@ def precision(
     judge, seconds = Judge(proto, manifest, samples), {}
     for name in precisions:
         path, start = Path(f"{stem}-{name}.onnx"), time.perf_counter()
-        if not is_of(network, path):
+        if not is_current(path, network.model):
             graph, told = lowered(proto, manifest, name, network, samples, console.print, judge)
             seconds[path.name] = time.perf_counter() - start
             write_graph(graph, told, path, clips, against)
+            mark(path, network.model)
     table = Table("file", "MB", "mean AP", "points lost", "vehicle AP 30 m", "one step's error", "kept in fp32", "seconds to make")
     if torch:
         found = accuracy_of(lambda clip: streamed_layer(network.model, clip, "torch"), clips, against)
         table.add_row("torch", "", f"{found['mean_ap']:.4f}", "", f"{found['vehicle_ap_30m']:.4f}", "", "", "")
     for path in (Path(f"{stem}-{name}.onnx") for name in PRECISIONS):
-        if is_of(network, path):
+        if is_current(path, network.model):
             told = OnnxNetwork(path).manifest
             choice, found = told.verification.get("precision", {}), told.accuracy
             lost, kept = 100 * (manifest.accuracy["mean_ap"] - found["mean_ap"]), ", ".join(choice.get("kept_fp32", [])) or "nothing more"
@@ -87,16 +89,12 @@ def precision(
     console.print(table)
 
 
-def is_of(network: LoadedNetwork, path: Path) -> bool:
-    """Whether the file is there and holds these very weights."""
-    return path.is_file() and OnnxNetwork(path).manifest.hashes.get("weights_sha256") == weights_hash(network.model)
-
-
 def fp32_file(network: LoadedNetwork, path: Path, clips: list[Path], against: str) -> tuple[ModelProto, Manifest]:
     """The fp32 graph and its manifest with its accuracy; written unless it is there."""
-    if not is_of(network, path):
+    if not is_current(path, network.model):
         proto, manifest, _ = verified_graph(network, path, steps=3)
         write_graph(proto, manifest, path, clips, against)
+        mark(path, network.model)
     proto = onnx.load(str(path))
     return proto, read_manifest(proto, str(path))
 

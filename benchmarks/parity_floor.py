@@ -23,11 +23,12 @@ from onnxruntime import OrtValue
 from rich.table import Table
 from torch import nn
 
+from benchmarks.kept_graphs import origin
 from benchmarks.onnx_parity import CONSOLE, GRAPHS, HZ, Work, camera_rows, exported, picked
 from export.accuracy import clip_steps
 from export.comparison import Comparison
 from export.networks import SAMPLERS, load_network
-from export.onnx_graph import StepGraph, weights_hash
+from export.onnx_graph import StepGraph
 from export.run import open_network
 from export.runner import OnnxNetwork
 from export.verify import TOLERANCE, SideBySide, Streaming, state_for_torch, step_input, torch_outputs
@@ -118,7 +119,7 @@ def floor(
                 if len(cameras) not in rig:
                     continue
                 names = [*GRAPHS[len(cameras)], *(name for name in beside if name.startswith("torch"))]
-                what = f"{weights_hash(reference.model)[:8]}_floor_{seed}_{steps}_{len(cameras)}.pickle"
+                what = f"{origin(reference.model)}_floor_{seed}_{steps}_{len(cameras)}.pickle"
                 work = Work(kept / what, names, f"{seed}, {told}", CountedObjects)
                 drive = picked(clip_steps(clip, reference.config.input_hw), cameras)
                 together = SideBySide(StepGraph(reference.model).eval(), [beside[name] for name in names], work.comparisons)
