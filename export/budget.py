@@ -3,8 +3,8 @@
     surround4d export CHECKPOINT --also OTHER --input-sizes 64x192 --out car.onnx --budget-ms 80 --calibrate TRAINING --data CLIPS
 
 Several checkpoints (other variants) and picture sizes may compete. On this machine the 90th percentile of the network's time is measured,
-several times in turns, of which the slowest counts, and once more for the chosen file: a budget is to hold on a slow minute too. For a
-device of `export.devices` that is not here the bound is estimated, and marked so.
+in many short turns, a candidate after the other, so that a machine's slow seconds fall on all alike, and once more for the chosen file. For
+a device of `export.devices` that is not here the bound is estimated, and marked so.
 """
 
 import time
@@ -38,8 +38,8 @@ HERE = "here"
 EIGHT = 8
 """Cameras with which a graph for any number is timed."""
 WARM_UP, TIMED = 3, 30
-TURNS = 3
-"""How often every candidate is timed, a candidate after the other."""
+TURNS, TIMED_A_TURN = 12, 10
+"""How often every candidate is timed, a candidate after the other, and for how many steps."""
 
 
 @dataclass(frozen=True)
@@ -187,15 +187,20 @@ def choose(candidates: list[Candidate], budget_ms: float) -> Candidate:
 
 
 def measured_in_turns_ms(paths: Sequence[Path], settings: BudgetSettings) -> list[float]:
-    """A step's time of every file: the slowest of its 90th percentiles, so that a file does not win by the minute it was timed in."""
-    turns = [[measured_p90_ms(path, settings) for path in paths] for _ in range(TURNS)]
-    return [max(times) for times in zip(*turns, strict=True)]
+    """The 90th percentile of a step's time of every file, over all turns: none wins or loses by the second it was timed in."""
+    turns = [[times_ms(path, settings, TIMED_A_TURN) for path in paths] for _ in range(TURNS)]
+    return [float(np.percentile(np.concatenate(times), 90)) for times in zip(*turns, strict=True)]
 
 
 def measured_p90_ms(path: Path, settings: BudgetSettings) -> float:
     """The 90th percentile of a step's time in a session of its own."""
+    return float(np.percentile(times_ms(path, settings, TIMED), 90))
+
+
+def times_ms(path: Path, settings: BudgetSettings, steps: int) -> np.ndarray:
+    """(steps,) ms of single steps in a session of their own."""
     clock = time.process_time if settings.cpu_time else time.perf_counter
-    return float(np.percentile(measure_ms(OnnxNetwork(path, threads=settings.threads), clock=clock), 90))
+    return measure_ms(OnnxNetwork(path, threads=settings.threads), steps, clock)
 
 
 def measure_ms(network: OnnxNetwork, steps: int = TIMED, clock: Callable[[], float] = time.perf_counter) -> np.ndarray:
