@@ -17,12 +17,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.onnx_parity import shipped_or_random
 from export.lint import DEFAULT_TARGETS, lint, read_onnx
 from export.lint_rules import TENSORRT_8, TENSORRT_10, TENSORRT_11
 from export.networks import LoadedNetwork, load_network
 from export.onnx_graph import export_model, read_manifest
 from export.split import split_graph
-from training.checkpoints import SHIPPED
 
 CONSOLE = Console(highlight=False, width=150)
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
@@ -39,7 +39,7 @@ def main(checkpoint: str = "", variant: tuple[str, ...] = (), file: tuple[Path, 
     wrong = sum(read_variant(name) for name in variant) + sum(read_file(path) for path in file)
     if variant or file:
         return 1 if wrong else 0
-    name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
+    name = checkpoint or shipped_or_random()
     with TemporaryDirectory() as folder:
         network = load_network(name, None, "gridsample")
         graph = exported(network, Path(folder))

@@ -39,7 +39,7 @@ from benchmarks.parity_laps import APART, SAME, lap_steps, lap_verdict
 from export.accuracy import clip_steps
 from export.comparison import Comparison, Verification
 from export.lint import lint
-from export.networks import LoadedNetwork, load_network
+from export.networks import SAMPLERS, LoadedNetwork, load_network
 from export.onnx_graph import StepGraph, export_model, read_manifest
 from export.run import open_network
 from export.runner import OnnxNetwork, SplitNetwork
@@ -100,13 +100,12 @@ def parity(
     """
     if double and not drive:
         raise ConfigError("double: the synthetic drives are compared in float32 alone; add --drive 200")
-    name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
+    name = checkpoint or shipped_or_random()
     with TemporaryDirectory() as text:
         kept = folder or Path(text)
         kept.mkdir(parents=True, exist_ok=True)
         if drive:
-            until = time.monotonic() + 60 * minutes if minutes else float("inf")
-            return long_drive(name, layers, kept, drive, seed, rig, graph, until, forgive_ties, same_memory, laps, double)
+            return long_drive(name, layers, kept, drive, seed, rig, graph, deadline(minutes), forgive_ties, same_memory, laps, double)
         network = load_network(name, layers, sampler)
         path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
@@ -165,17 +164,12 @@ def long_drive(
     kind = "_double" if double else ""
     made = origin(reference.model) + kind
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
-    for sampler in ("gridsample", "gather"):
+    for sampler in SAMPLERS:
         path = exported(load_network(name, layers, sampler), folder / f"{sampler}{kind}.onnx", double)
-        graphs[f"{sampler}, whole"] = OnnxNetwork(path, threads=1)
-        encoder, fusion = write_parts(path)
-        graphs[f"{sampler}, split"] = open_network(fusion, encoder, threads=1)
+        graphs[f"{sampler}, whole"], graphs[f"{sampler}, split"] = whole_and_split(path)
     size_hw = reference.config.input_hw
     frames = steps // laps + 1 if laps else steps
-    path = folder / f"clip_{seed}_{frames}"
-    if not path.exists():
-        simulate_clip(path, SimulationConfig(frames / HZ, HZ, seed, size_hw), 0)
-    clip, found = Clip.open(path), []
+    clip, found = simulated(folder, seed, frames, size_hw), []
     model = doubled(reference.model) if double else reference.model
     way = "same" if same else "forgiven" if forgive else "apart"
     ways = ["same"] if same else list(WAYS)
@@ -199,6 +193,30 @@ def long_drive(
             results.append([comparison.found for comparison in work.comparisons])
         found += list(zip(names, *results, strict=True))
     return lap_verdict([WAYS[one] for one in ways], found, laps, CONSOLE) if laps else verdict(found)
+
+
+def shipped_or_random() -> str:
+    """The network that is measured unless another is asked for."""
+    return "nano" if (SHIPPED / "nano.pt").is_file() else "random:nano"
+
+
+def deadline(minutes: float) -> float:
+    """When to stop, by `time.monotonic`; 0 minutes for never."""
+    return time.monotonic() + 60 * minutes if minutes else float("inf")
+
+
+def whole_and_split(path: Path) -> tuple[OnnxNetwork, SplitNetwork]:
+    """A graph as one file and as two, opened with one thread each."""
+    encoder, fusion = write_parts(path)
+    return OnnxNetwork(path, threads=1), open_network(fusion, encoder, threads=1)
+
+
+def simulated(folder: Path, seed: int, frames: int, size_hw: tuple[int, int]) -> Clip:
+    """A simulated drive, made unless it is there."""
+    path = folder / f"clip_{seed}_{frames}"
+    if not path.exists():
+        simulate_clip(path, SimulationConfig(frames / HZ, HZ, seed, size_hw), 0)
+    return Clip.open(path)
 
 
 class Work:

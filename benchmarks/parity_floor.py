@@ -12,7 +12,6 @@ Exit status 1 if, over all drives, files are beyond 1e-3 in more steps than torc
 dense memory (no choice touches them) are beyond 1e-3 anywhere.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,22 +23,28 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.kept_graphs import origin
-from benchmarks.onnx_parity import CONSOLE, GRAPHS, HZ, Work, camera_rows, exported, picked
+from benchmarks.onnx_parity import (
+    CONSOLE,
+    GRAPHS,
+    Work,
+    camera_rows,
+    deadline,
+    exported,
+    picked,
+    shipped_or_random,
+    simulated,
+    whole_and_split,
+)
 from export.accuracy import clip_steps
 from export.comparison import Comparison
 from export.networks import SAMPLERS, load_network
 from export.onnx_graph import StepGraph
-from export.run import open_network
 from export.runner import OnnxNetwork
 from export.verify import TOLERANCE, SideBySide, Streaming, state_for_torch, step_input, torch_outputs
-from export.write import write_parts
-from scenes.clips import Clip
-from scenes.simulator.config import SimulationConfig
-from scenes.simulator.simulate import simulate_clip
-from training.checkpoints import SHIPPED
 
 SEEN, NEAR_M = 0.1, 0.1
-"""Objects with this score and more are counted; the other side has one if it has a box of its class so near."""
+"""Objects with this score and more are counted; the other side has one if it has a box of its class so near, with half that
+score or more."""
 
 
 class TorchInstead:
@@ -102,8 +107,7 @@ def floor(
         folder: Where graphs, simulated drives and unfinished work are kept and looked for; default: nowhere.
         minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
     """
-    name = checkpoint or ("nano" if (SHIPPED / "nano.pt").is_file() else "random:nano")
-    until = time.monotonic() + 60 * minutes if minutes else float("inf")
+    name, until = checkpoint or shipped_or_random(), deadline(minutes)
     with TemporaryDirectory() as text:
         kept = folder or Path(text)
         kept.mkdir(parents=True, exist_ok=True)
@@ -111,10 +115,7 @@ def floor(
         beside = contestants(name, layers, kept)
         rows = []
         for seed in seeds:
-            path = kept / f"clip_{seed}_{steps}"
-            if not path.exists():
-                simulate_clip(path, SimulationConfig(steps / HZ, HZ, seed, reference.config.input_hw), 0)
-            clip = Clip.open(path)
+            clip = simulated(kept, seed, steps, reference.config.input_hw)
             for told, cameras in camera_rows(clip).items():
                 if len(cameras) not in rig:
                     continue
@@ -134,11 +135,8 @@ def contestants(name: str, layers: int | None, folder: Path) -> dict[str, Stream
     found: dict[str, Streaming] = {}
     for sampler in SAMPLERS:
         network = load_network(name, layers, sampler)
-        path = exported(network, folder / f"{sampler}.onnx")
-        encoder, fusion = write_parts(path)
-        whole = OnnxNetwork(path, threads=1)
-        found[f"{sampler}, whole"] = whole
-        found[f"{sampler}, split"] = open_network(fusion, encoder, threads=1)
+        whole, split = whole_and_split(exported(network, folder / f"{sampler}.onnx"))
+        found[f"{sampler}, whole"], found[f"{sampler}, split"] = whole, split
         found[f"torch, {sampler}"] = TorchInstead(whole, network.model)
     return found
 
