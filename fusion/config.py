@@ -115,6 +115,11 @@ class ModelConfig:
             )
         if self.sampler not in ("auto", "gridsample", "gather", "bag"):
             raise ConfigError(f"sampler: expected auto, gridsample, gather or bag, got {self.sampler!r}; choose one")
+        if self.query.new_queries >= self.grid.cells_x * self.grid.cells_y:
+            raise ConfigError(
+                f"query.new_queries: expected fewer than the grid's {self.grid.cells_x}x{self.grid.cells_y} cells, "
+                f"got {self.query.new_queries}; lower it"
+            )
         if self.bev.token_layers and (self.grid.cells_x % self.bev.token_stride or self.grid.cells_y % self.bev.token_stride):
             raise ConfigError(f"bev.token_stride: {self.bev.token_stride} does not divide the grid {self.grid.shape}; choose a divisor")
 

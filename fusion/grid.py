@@ -78,6 +78,12 @@ class BevGrid:
         shape = torch.tensor(self.shape, device=points_ego.device)
         return index, ((index >= 0) & (index < shape)).all(-1)
 
+    def contains(self, x: Tensor, y: Tensor) -> Tensor:
+        """float32, 1 where ego points x, y in metres lie inside the grid, else 0."""
+        across, along = x - (self.min_x_m + self.max_x_m) / 2, y - (self.min_y_m + self.max_y_m) / 2
+        half_x_m, half_y_m = (self.max_x_m - self.min_x_m) / 2, (self.max_y_m - self.min_y_m) / 2
+        return ((across.abs() < half_x_m) & (along.abs() < half_y_m)).float()
+
     def pixels(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Fractional column (along y) and row (along x) in a (C, X, Y) map of ego points x, y in metres; cells' centres are whole."""
         return (y - self.min_y_m) * (1.0 / self.cell_m) - 0.5, (x - self.min_x_m) * (1.0 / self.cell_m) - 0.5

@@ -117,8 +117,11 @@ class StepOutput:
     """Logits of the depth bins per camera at the auxiliary stride."""
     extra: dict[str, Tensor]
     """Outputs of plugged-in heads (lanes, forecasts) by name."""
-    valid_BQ: Tensor | None = None
-    """float32, 0 for queries that are only padding (empty memory slots, denoising padding): no target may be matched to them."""
+    presence_BQ: Tensor | None = None
+    """float32 in [0, 1], how far each query counts (`fusion.objects.Queries`); 0 for padding (empty memory slots, denoising padding): no
+    target may be matched to it."""
+    source_BS: Tensor | None = None
+    """int64: which query each slot of the next state remembers (any, for an empty slot)."""
 
 
 @dataclass

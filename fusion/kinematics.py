@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion.boxcode import CODE_FACING, CODE_VELOCITY, CODE_XYZ, decode_yaw
+from fusion.presence import presence_logit
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
 DRIVING_MPS = 2.0
@@ -28,15 +29,15 @@ class Recalled:
 
     embedding_BSC: Tensor
     box_BS9: Tensor
-    valid_BS: Tensor
-    """float32, 1 for a slot that holds something."""
+    presence_BS: Tensor
+    """float32 in [0, 1], how far each of them counts; 0 for an empty slot."""
     rate_B: Tensor
     """float32, 1/s: one over the time since the state was written."""
 
 
-def recalled(embedding_BSC: Tensor, box_BS9: Tensor, valid_BS: Tensor, dt_B: Tensor) -> Recalled:
+def recalled(embedding_BSC: Tensor, box_BS9: Tensor, presence_BS: Tensor, dt_B: Tensor) -> Recalled:
     """The memory of a state written `dt_B` seconds ago, boxes moved to now."""
-    return Recalled(embedding_BSC, box_BS9, valid_BS, 1.0 / dt_B.float().clamp(min=MIN_STEP_S))
+    return Recalled(embedding_BSC, box_BS9, presence_BS, 1.0 / dt_B.float().clamp(min=MIN_STEP_S))
 
 
 class Recollection(nn.Module):
@@ -63,7 +64,7 @@ class Recollection(nn.Module):
         offset = [center[..., i : i + 1] - past.box_BS9[:, None, :, i] for i in (0, 1)]  # plane by plane, as in `fusion.layer`
         distance = torch.sqrt(offset[0] * offset[0] + offset[1] * offset[1] + 1e-4)
         likeness = self.query(tokens) @ self.key(past.embedding_BSC).transpose(1, 2) * (tokens.shape[-1] ** -0.5)
-        logits = likeness.float() - functional.softplus(self.reach) * distance + (past.valid_BS[:, None] - 1.0) * 1e4
+        logits = likeness.float() - functional.softplus(self.reach) * distance + presence_logit(past.presence_BS)[:, None]
         nothing = self.nothing.expand(*logits.shape[:2], 1)
         weight = torch.cat([nothing, logits], dim=-1).softmax(-1)[..., 1:]
         velocity = code_BQR[..., CODE_VELOCITY]

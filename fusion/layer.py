@@ -13,6 +13,7 @@ from torch.nn import functional
 from fusion.atlas import Atlas, best_views
 from fusion.grid import BevGrid
 from fusion.lenses import Planes
+from fusion.presence import presence_logit
 from fusion.sampling import mix_pixels_often, piece_size, pixel_rows, plane_corners, sample_plane
 
 HIDDEN_M = 1e9
@@ -32,8 +33,8 @@ class Surroundings:
     grid: BevGrid
     memory_BSC: Tensor | None
     """Remembered objects' embeddings with their position added, or None."""
-    memory_mask_BS: Tensor | None
-    """float32, 1 for a slot that holds something."""
+    memory_presence_BS: Tensor | None
+    """float32 in [0, 1], how far each of them counts; 0 for an empty slot."""
 
 
 class BoxPosition(nn.Module):
@@ -56,7 +57,7 @@ class BoxPosition(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention by matrix products; distances make logits smaller."""
+    """Multi-head attention by matrix products; distance makes logits smaller."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -66,20 +67,34 @@ class Attention(nn.Module):
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, distance: Tensor, slope: Tensor | float) -> Tensor:
-        """(B, Q, C) queries over (B, S, C) keys and values; `slope`, one number or (1, heads, 1, 1), times `distance` (B, 1, Q or 1, S)
-        is taken from the logits. Every query must see some key, at distance 0.
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        presence_BS: Tensor | None = None,
+        distance_BQS: Tensor | None = None,
+        slope: Tensor | float = 1.0,
+    ) -> Tensor:
+        """(B, Q, C) queries over (B, S, C) keys and values, which count as far as they are present; `slope`, one number or
+        (1, heads, 1, 1), times the distance is taken from the logits. Every query must have some key at distance 0.
         """
         q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
         q = q * (q.shape[-1] ** -0.5)
         pieces = q.split(piece_size(q.shape[2], self.heads * k.shape[2]), 2)
-        distances = distance.split(pieces[0].shape[2], 2) if distance.shape[2] > 1 else [distance] * len(pieces)
-        found = [self._look(some, k, v, slope * far) for some, far in zip(pieces, distances, strict=True)]
+        less = [] if presence_BS is None else [-presence_logit(presence_BS)[:, None, None]]
+        if distance_BQS is None:
+            found = [self._look(some, k, v, less) for some in pieces]
+        else:
+            distances = distance_BQS[:, None].split(pieces[0].shape[2], 2)
+            found = [self._look(some, k, v, [slope * far, *less]) for some, far in zip(pieces, distances, strict=True)]
         return self.out(torch.cat(found, dim=2).transpose(1, 2).flatten(2))
 
     @staticmethod
-    def _look(q: Tensor, k: Tensor, v: Tensor, less: Tensor) -> Tensor:
-        logits = (q @ k.transpose(-1, -2)).float() - less
+    def _look(q: Tensor, k: Tensor, v: Tensor, less: list[Tensor]) -> Tensor:
+        logits = (q @ k.transpose(-1, -2)).float()
+        for part in less:
+            logits = logits - part
         least = logits.detach().amax(-1, keepdim=True) - NEGLIGIBLE_LOGIT
         return torch.maximum(logits, least).softmax(-1).to(v.dtype) @ v
 
@@ -95,14 +110,16 @@ class SelfAttention(nn.Module):
         self.attention = Attention(channels, heads)
         self.reach = nn.Parameter(torch.linspace(-4.0, 1.0, heads))
 
-    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, apart_BQQ: Tensor | None) -> Tensor:
-        """`apart_BQQ` holds 0, or `HIDDEN_M` where a token may not look; None where everyone may look at everyone."""
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, apart_BQQ: Tensor | None, presence_BQ: Tensor | None) -> Tensor:
+        """`apart_BQQ` holds 0, or `HIDDEN_M` where a token may not look; None where everyone may look at everyone. Without `presence_BQ`
+        all tokens count in full.
+        """
         dx, dy = (box[:, :, None, i] - box[:, None, :, i] for i in (0, 1))  # plane by plane: runtimes are slow on a last axis of two
         distance = torch.sqrt(dx * dx + dy * dy + 1e-4)
         if apart_BQQ is not None:
             distance = distance + apart_BQQ
         placed, slope = tokens + position, functional.softplus(self.reach.float())[None, :, None, None]
-        return self.attention(placed, placed, tokens, distance[:, None], slope)
+        return self.attention(placed, placed, tokens, presence_BQ, distance, slope)
 
 
 class MemoryAttention(nn.Module):
@@ -113,12 +130,11 @@ class MemoryAttention(nn.Module):
         self.attention = Attention(channels, heads)
         self.nothing = nn.Parameter(torch.zeros(1, 1, channels))
 
-    def forward(self, tokens: Tensor, position: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Memory (B, S, C) and its mask (B, S)."""
+    def forward(self, tokens: Tensor, position: Tensor, memory: Tensor, presence_BS: Tensor) -> Tensor:
+        """Memory (B, S, C) and how far it counts (B, S)."""
         nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
         keys = torch.cat([nothing, memory], dim=1)
-        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
-        return self.attention(tokens + position, keys, keys, (1.0 - mask)[:, None, None], 1e4)
+        return self.attention(tokens + position, keys, keys, torch.cat([torch.ones_like(presence_BS[:, :1]), presence_BS], dim=1))
 
 
 def initial_points(count: int) -> Tensor:
@@ -234,10 +250,20 @@ class Layer(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(channels, feedforward), nn.ReLU(), nn.Linear(feedforward, channels))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
 
-    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, apart_BQQ: Tensor | None, around: Surroundings) -> Tensor:
-        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `apart_BQQ` as `SelfAttention` takes it."""
-        tokens = self.norms[0](tokens + self.itself(tokens, position, box, apart_BQQ))
-        if self.memory is not None and around.memory_BSC is not None and around.memory_mask_BS is not None:
-            tokens = self.norms[1](tokens + self.memory(tokens, position, around.memory_BSC, around.memory_mask_BS))
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        box: Tensor,
+        apart_BQQ: Tensor | None,
+        around: Surroundings,
+        presence_BQ: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `apart_BQQ` and `presence_BQ` as `SelfAttention` takes
+        them.
+        """
+        tokens = self.norms[0](tokens + self.itself(tokens, position, box, apart_BQQ, presence_BQ))
+        if self.memory is not None and around.memory_BSC is not None and around.memory_presence_BS is not None:
+            tokens = self.norms[1](tokens + self.memory(tokens, position, around.memory_BSC, around.memory_presence_BS))
         tokens = self.norms[2](tokens + self.sampled(tokens, box, around))
         return self.norms[3](tokens + self.feedforward(tokens))

@@ -114,7 +114,7 @@ class Candidates:
 
 
 def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, query: QueryConfig) -> tuple[Tensor, ...]:
-    """The S best candidates as (query, box, score, id, age, next_id): known ids stay, well scored new objects get the next ones."""
+    """The S best candidates as (query, box, score, id, age, next_id, index): known ids stay, well scored new objects get the next ones."""
     score, index = candidates.score_BQ.topk(slots, dim=1)
     alive = score >= query.keep_score
 
@@ -135,4 +135,5 @@ def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, quer
         ids,
         torch.where(alive, pick(candidates.age_BQ), torch.zeros_like(score)),
         next_id_B + newborn.long().sum(1),
+        index,
     )

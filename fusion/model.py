@@ -14,7 +14,7 @@ from fusion.layer import Surroundings
 from fusion.lenses import GEOMETRY_CHANNELS, Lenses, ground_distance, ray_geometry, read_lenses
 from fusion.lifting import Lifting
 from fusion.memory import Candidates, empty_state, forget_invalid, move_boxes, push_maps, remember_objects, warp_maps
-from fusion.objects import BevTokens, Decoder, Queries, QuerySource, self_attention_mask
+from fusion.objects import BevTokens, Decoder, Queries, QuerySource, denoising_apart
 from fusion.occupancy import OccupancyHead
 from perception.backbone import Backbone
 from perception.camera_network import CameraNetwork
@@ -70,12 +70,12 @@ class Surround(nn.Module):
             bev = self.bev_tokens(bev, self.surroundings(atlas, None, memory))
         heatmap, dense_box = self.dense_head(bev)
         queries = self.seed(heatmap, dense_box, bev, memory, state, denoising)
-        apart_BQQ = self_attention_mask(queries.valid_BQ, self.ordinary_queries, denoising)
+        apart_BQQ = None if denoising is None else denoising_apart(denoising, self.ordinary_queries)
         around = self.surroundings(atlas, bev, memory)
-        past = recalled(memory.embedding_BQC, memory.box(), memory.valid_BQ, step.dt_B)
+        past = recalled(memory.embedding_BQC, memory.box(), memory.presence_BQ, step.dt_B)
         queries, layers = self.decoder(queries, self.source.position, apart_BQQ, around, past, self.num_layers)
         maps, ages = push_maps(state, old_maps, newest, step.dt_B)
-        next_state = self.remember(queries, layers[-1], state, step.dt_B, maps, ages)
+        next_state, source_BS = self.remember(queries, layers[-1], memory.box(), state, step.dt_B, maps, ages)
         occupancy, flow = self.occupancy(bev) if self.occupancy is not None else (None, None)
         output = StepOutput(
             layers=layers,
@@ -86,7 +86,8 @@ class Surround(nn.Module):
             flow_B2XYZ=flow,
             depth_BNDHW=depth_logits.reshape(*lenses.alive_BN.shape, *depth_logits.shape[1:]).float(),
             extra={name: value for head in self.extra_heads.values() for name, value in head(queries, bev).items()},
-            valid_BQ=queries.valid_BQ,
+            presence_BQ=queries.presence_BQ,
+            source_BS=source_BS,
         )
         return output, next_state
 
@@ -117,7 +118,7 @@ class Surround(nn.Module):
     def surroundings(self, atlas: Atlas, bev: Tensor | None, memory: Queries) -> Surroundings:
         """What a layer's tokens may look at."""
         placed = memory.embedding_BQC + self.source.position(memory.box())
-        return Surroundings(atlas, bev, self.config.grid, placed, memory.valid_BQ)
+        return Surroundings(atlas, bev, self.config.grid, placed, memory.presence_BQ)
 
     def seed(
         self, heatmap: Tensor, dense_box: Tensor, bev: Tensor, memory: Queries, state: WorldState, denoising: DenoisingQueries | None
@@ -127,46 +128,53 @@ class Surround(nn.Module):
         parts = [new, memory] if denoising is None else [new, memory, self.source.from_noise(denoising)]
         return Queries.concatenate(parts)
 
-    def scores(self, answer: LayerOutput, valid_BQ: Tensor) -> Tensor:
-        """(B, Q) probability that a query is an object, tempered by the expected quality of its box; 0 for invalid queries."""
-        return answer.logits_BQK.amax(-1).sigmoid() * answer.quality_BQ.sigmoid() ** self.config.query.quality_power * valid_BQ
+    def scores(self, answer: LayerOutput, presence_BQ: Tensor) -> Tensor:
+        """(B, Q) probability that a query is an object, tempered by the expected quality of its box and by the query's presence."""
+        return answer.logits_BQK.amax(-1).sigmoid() * answer.quality_BQ.sigmoid() ** self.config.query.quality_power * presence_BQ
 
     def same_object(self, answer: LayerOutput) -> Tensor:
         """(B, Q, Q) bool: which queries stand on the same object."""
         return same_object(answer.box_BQ9, answer.logits_BQK.argmax(-1), self.source.radius_K, self.group_K)
 
-    def remember(self, queries: Queries, answer: LayerOutput, state: WorldState, dt_B: Tensor, maps: Tensor, ages: Tensor) -> WorldState:
-        """The state after this step: the best ordinary queries and the newest maps."""
+    def remember(
+        self, queries: Queries, answer: LayerOutput, moved_BS9: Tensor, state: WorldState, dt_B: Tensor, maps: Tensor, ages: Tensor
+    ) -> tuple[WorldState, Tensor]:
+        """The state after this step, the best ordinary queries and the newest maps; and (B, S) int64, which query each slot remembers.
+
+        An object that is no longer seen well enough to hold its faded score coasts: it moves on as its remembered velocity says
+        (`moved_BS9`), because what the network makes of a box that it hardly sees jumps by metres and adds up. One that has left the
+        bird's-eye grid, outside which nothing was trained, is forgotten.
+        """
         config, n = self.config.query, self.ordinary_queries
         dt = dt_B.float()[:, None]
-        faded = state.score_BS * torch.exp(dt * _log(config.score_decay))
         fresh = torch.zeros_like(answer.quality_BQ[:, : config.new_queries])
+        faded = torch.cat([fresh, state.score_BS * torch.exp(dt * _log(config.score_decay))], dim=1)
         answer = answer.map(lambda value: value[:, :n].detach())
-        score, same = self.scores(answer, queries.valid_BQ[:, :n]), self.same_object(answer)
+        score, same = self.scores(answer, queries.presence_BQ[:, :n]), self.same_object(answer)
         ids = torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1)
         ids, ages_BQ = inherit(ids, torch.cat([fresh, state.age_BS + dt], dim=1), score, same)
+        coasting = torch.cat([answer.box_BQ9[:, : config.new_queries], moved_BS9], dim=1)
+        box = torch.where((score < faded)[..., None], coasting, answer.box_BQ9)
         candidates = Candidates(
             embedding_BQC=queries.embedding_BQC[:, :n],
-            box_BQ9=answer.box_BQ9,
-            score_BQ=torch.maximum(score, torch.cat([fresh, faded], dim=1)) * speaks(score, same),
+            box_BQ9=box,
+            score_BQ=torch.maximum(score, faded) * speaks(score, same) * self.config.grid.contains(box[..., 0], box[..., 1]),
             id_BQ=ids,
             age_BQ=ages_BQ,
         )
-        query, box, score, ids, age, next_id = remember_objects(candidates, state.next_id_B, config.memory_slots, config)
-        return WorldState(torch.ones_like(state.valid_B), query, box, score, ids, age, next_id, maps, ages)
+        query, box, score, ids, age, next_id, source = remember_objects(candidates, state.next_id_B, config.memory_slots, config)
+        return WorldState(torch.ones_like(state.valid_B), query, box, score, ids, age, next_id, maps, ages), source
 
     def detections(self, output: StepOutput, state_out: WorldState) -> Detections:
-        """The readable answer, best first; ids are those of the slots that remember the same boxes."""
+        """The readable answer, best first; ids are those of the slots that remember the same queries."""
         n = self.ordinary_queries
         answer = output.layers[-1].map(lambda value: value[:, :n])
-        assert output.valid_BQ is not None
-        score = self.scores(answer, output.valid_BQ[:, :n])
+        assert output.presence_BQ is not None and output.source_BS is not None
+        score = self.scores(answer, output.presence_BQ[:, :n])
         score, order = (score * speaks(score, self.same_object(answer))).topk(n, dim=1)
         box = answer.box_BQ9.gather(1, order[..., None].expand(-1, -1, 9))
         classes = answer.logits_BQK.argmax(-1).gather(1, order)
-        same = (score > 0)[..., None]
-        for i in range(3):
-            same = same & (box[:, :, None, i] == state_out.box_BS9[:, None, :, i])
+        same = (order[:, :, None] == output.source_BS[:, None]) & (score > 0)[..., None]
         ids = torch.where(same, state_out.id_BS[:, None], torch.full_like(state_out.id_BS[:, None], -1)).amax(-1)
         return Detections(box, score, classes, ids)
 

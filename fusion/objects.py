@@ -13,11 +13,18 @@ from fusion.grid import BevGrid
 from fusion.interface import LayerOutput
 from fusion.kinematics import Recalled, Recollection, drives_forward, facing_forward
 from fusion.layer import HIDDEN_M, BoxPosition, Layer, Surroundings
+from fusion.presence import presence_above
 
 NO_OBJECT_LOGIT = -12.0
 """Class logit of a place that holds no query."""
 BEATEN_LOGIT = 30.0
-"""Taken from the logits of cells that are no peak."""
+"""At most this is taken from the logits of cells that are no peak,"""
+PEAK_STEEPNESS = 10.0
+"""this many times what they lack to the highest cell around them."""
+PRESENT_LOGIT = 1.0
+"""A heatmap peak is fully there when it stands this far above the best one that is not taken,"""
+PRESENT_SCORE = 0.05
+"""a remembered object when its score does so above the least that is remembered."""
 SUPPRESSION_LOGIT = 4.0
 """Taken from a new query's logits where a remembered object already stands."""
 
@@ -31,8 +38,8 @@ class Queries:
     """Fixed points the box codes count from."""
     code_BQR: Tensor
     logits_BQK: Tensor
-    valid_BQ: Tensor
-    """float32, 1 for a real query."""
+    presence_BQ: Tensor
+    """float32 in [0, 1] (`fusion.presence`): how far others see this query, and how far its score counts; 0 for an empty place."""
 
     def box(self) -> Tensor:
         """(B, Q, 9) boxes as they stand now."""
@@ -67,11 +74,15 @@ class QuerySource(nn.Module):
         self.register_buffer("radius_K", torch.tensor(config.query.suppression_radius_m), persistent=False)
 
     def from_peaks(self, heatmap: Tensor, dense_code: Tensor, bev: Tensor) -> Queries:
-        """The best heatmap peaks (3x3 local maxima of any class) with the dense head's boxes."""
-        heat = heatmap.detach()
-        beaten = heat < functional.max_pool2d(heat, 3, stride=1, padding=1)
-        best = (heat - BEATEN_LOGIT * beaten.float()).amax(1).flatten(1)
-        cell = best.topk(self.config.query.new_queries, dim=1).indices
+        """The best heatmap peaks (3x3 local maxima of any class) with the dense head's boxes.
+
+        A cell hardly below the highest around it is still a peak, of a lower logit: which of two equal neighbours is the peak does not
+        depend on rounding.
+        """
+        heat, places = heatmap.detach(), self.config.query.new_queries
+        beaten = PEAK_STEEPNESS * (functional.max_pool2d(heat, 3, stride=1, padding=1) - heat)
+        top, cell = (heat - beaten.clamp(max=BEATEN_LOGIT)).amax(1).flatten(1).float().topk(places + 1, dim=1)
+        presence, cell = presence_above(top[:, :places], top[:, places:], PRESENT_LOGIT), cell[:, :places]
 
         def at(dense: Tensor) -> Tensor:
             index = cell[:, None].expand(-1, dense.shape[1], -1)
@@ -80,17 +91,18 @@ class QuerySource(nn.Module):
         logits = at(heat)
         embedding = self.from_bev(at(bev)) + self.from_heat(logits.sigmoid()) + self.kind.weight[0]
         reference = functional.embedding(cell, self.references_XY3.flatten(0, 1))
-        return Queries(embedding, reference, at(dense_code.detach()), logits, torch.ones_like(logits[..., 0]))
+        return Queries(embedding, reference, at(dense_code.detach()), logits, presence)
 
     def from_memory(self, embedding: Tensor, box: Tensor, score: Tensor, motion_B5: Tensor) -> Queries:
-        """Remembered objects whose boxes were already moved to now; empty slots (score 0) become invalid queries."""
-        valid = (score > 0).float()
+        """Remembered objects whose boxes were already moved to now; empty slots (score 0) become queries without presence."""
+        least = score.amin(1, keepdim=True).clamp(min=self.config.query.keep_score)  # what a full memory did not take lies below its last
+        presence = presence_above(score, least, PRESENT_SCORE)
         moved = torch.cat([embedding, motion_B5[:, None].expand(-1, embedding.shape[1], -1).to(embedding.dtype)], dim=-1)
         embedding = embedding + self.from_motion(moved)
         logits = self.class_logits(embedding).float()
-        logits = torch.where(valid[..., None] > 0, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
+        logits = torch.where(presence[..., None] > 0, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
         reference = box[..., :3]
-        return Queries(embedding + self.kind.weight[1], reference, encode_boxes(box, reference), logits, valid)
+        return Queries(embedding + self.kind.weight[1], reference, encode_boxes(box, reference), logits, presence)
 
     def from_noise(self, denoising: DenoisingQueries) -> Queries:
         """Noised true boxes for training."""
@@ -111,18 +123,13 @@ class QuerySource(nn.Module):
         return replace(new, logits_BQK=logits)
 
 
-def self_attention_mask(valid_BQ: Tensor, ordinary: int, denoising: DenoisingQueries | None) -> Tensor:
+def denoising_apart(denoising: DenoisingQueries, ordinary: int) -> Tensor:
     """(B, Q, Q) metres by which queries are farther apart: 0 where one may look at the other, `HIDDEN_M` where not.
 
-    Nobody sees invalid queries (but everyone sees itself); ordinary queries do not see denoising ones, and those see their group.
+    Ordinary queries (the first `ordinary`) do not see denoising ones, and those see their group.
     """
-    allowed = valid_BQ[:, None, :].expand(-1, valid_BQ.shape[1], -1) > 0.5
-    if denoising is not None:
-        group = torch.cat([torch.full_like(denoising.group_BM[:, :1], -1).expand(-1, ordinary), denoising.group_BM], dim=1)
-        allowed = allowed & (group[:, :, None] == group[:, None, :])
-    index = torch.arange(valid_BQ.shape[1], device=valid_BQ.device, dtype=torch.float32)  # torch.eye exports uint16, refused by TensorRT
-    itself = index[:, None] == index[None]
-    return torch.where(allowed | itself, 0.0, HIDDEN_M)
+    group = torch.cat([torch.full_like(denoising.group_BM[:, :1], -1).expand(-1, ordinary), denoising.group_BM], dim=1)
+    return torch.where(group[:, :, None] == group[:, None, :], 0.0, HIDDEN_M)
 
 
 class Decoder(nn.Module):
@@ -150,18 +157,18 @@ class Decoder(nn.Module):
         self.register_buffer("drives_K", drives_forward(config.class_names), persistent=False)
 
     def forward(
-        self, queries: Queries, position: BoxPosition, apart_BQQ: Tensor, around: Surroundings, past: Recalled, num_layers: int
+        self, queries: Queries, position: BoxPosition, apart_BQQ: Tensor | None, around: Surroundings, past: Recalled, num_layers: int
     ) -> tuple[Queries, list[LayerOutput]]:
         """The refined queries and what each of the first `num_layers` layers says."""
         outputs = []
         parts = list(zip(self.layers, self.codes, self.logits, self.quality, self.recollections, strict=True))
         for layer, to_code, to_logits, to_quality, recollect in parts[:num_layers]:
             box = queries.box().detach()
-            tokens = layer(queries.embedding_BQC, position(box), box, apart_BQQ, around)
+            tokens = layer(queries.embedding_BQC, position(box), box, apart_BQQ, around, queries.presence_BQ)
             code = queries.code_BQR.detach() + to_code(tokens).float()
-            valid = queries.valid_BQ[..., None] > 0.5
+            there = queries.presence_BQ[..., None] > 0
             logits = queries.logits_BQK + to_logits(tokens).float()
-            logits = torch.where(valid, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
+            logits = torch.where(there, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
             queries = replace(queries, embedding_BQC=tokens, code_BQR=code, logits_BQK=logits)
             answer = recollect(tokens, code, queries.reference_BQ3, past)
             answer = facing_forward(answer, functional.embedding(logits.argmax(-1), self.drives_K[:, None])[..., 0])

@@ -1,0 +1,23 @@
+"""How far does a query count? Presence: a gradual choice where there are fewer places than there are peaks and things to remember.
+
+Whoever only just got a place hardly counts yet, so that it makes no difference to whom rounding gave the last one. That is what keeps two
+programs together that compute the same network in another order: what was chosen is remembered, and differences would grow.
+"""
+
+from torch import Tensor
+
+ABSENT_LOGIT = 40.0
+"""Added to nobody's logit but taken from those who are not there: a weight so small is lost in float32."""
+LEAST_PRESENCE = 2.0**-14
+"""The smallest number whose logarithm half precision can be asked for."""
+
+
+def presence_above(value: Tensor, least: Tensor, fully: float) -> Tensor:
+    """Presence in [0, 1]: 0 up to `least`, 1 from `fully` above it on, and evenly in between."""
+    return ((value - least) * (1.0 / fully)).clamp(0.0, 1.0)
+
+
+def presence_logit(presence: Tensor) -> Tensor:
+    """Added to the logit of a key in attention: multiplies its weight, before the softmax divides, by its presence."""
+    hardly = (1.0 - presence * (1.0 / LEAST_PRESENCE)).clamp(min=0.0)
+    return presence.clamp(min=LEAST_PRESENCE).log() - ABSENT_LOGIT * hardly
