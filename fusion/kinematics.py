@@ -22,6 +22,9 @@ def drives_forward(class_names: tuple[str, ...]) -> Tensor:
 MIN_STEP_S = 0.02
 """Shorter time steps count as this long where something is divided by them."""
 
+SURE_OF = 2.0
+"""A remembered object is believed to be where it is seen now if its score is this many times the one that it is remembered with."""
+
 
 @dataclass
 class Recalled:
@@ -38,6 +41,22 @@ class Recalled:
 def recalled(embedding_BSC: Tensor, box_BS9: Tensor, presence_BS: Tensor, dt_B: Tensor) -> Recalled:
     """The memory of a state written `dt_B` seconds ago, boxes moved to now."""
     return Recalled(embedding_BSC, box_BS9, presence_BS, 1.0 / dt_B.float().clamp(min=MIN_STEP_S))
+
+
+def followed(moved_BS9: Tensor, seen_BS9: Tensor, score_BS: Tensor, faded_BS: Tensor) -> Tensor:
+    """Boxes (B, S, 9) to remember: between where physics expected them and where they are seen, by how well they are seen.
+
+    A filter's correction (Kalata 1984), with a gain that is the score against the faded one of before, over `SURE_OF`: an object that
+    nobody sees coasts at its remembered velocity. Without it, what the network makes of boxes that it hardly sees jumps by metres from
+    step to step, and the jumps of rounding grow with them. The axis of the box follows, which end is the front is taken as seen.
+    """
+    less = (1.0 - score_BS / (SURE_OF * faded_BS.clamp(min=1e-6))).clamp(min=0.0)[..., None]
+    gap = moved_BS9 - seen_BS9
+    twice = 2.0 * gap[..., 6:7]
+    turn = torch.atan2(torch.sin(twice), torch.cos(twice)) * 0.5
+    box = seen_BS9 + less * torch.cat([gap[..., :6], turn, gap[..., 7:]], dim=-1)
+    yaw = box[..., 6:7]
+    return torch.cat([box[..., :6], torch.atan2(torch.sin(yaw), torch.cos(yaw)), box[..., 7:]], dim=-1)
 
 
 class Recollection(nn.Module):

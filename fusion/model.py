@@ -9,7 +9,7 @@ from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
 from fusion.distinct import class_groups, inherit, same_object, speaks
 from fusion.interface import Detections, LayerOutput, StepInput, StepOutput, WorldState
-from fusion.kinematics import recalled
+from fusion.kinematics import followed, recalled
 from fusion.layer import Surroundings
 from fusion.lenses import GEOMETRY_CHANNELS, Lenses, ground_distance, ray_geometry, read_lenses
 from fusion.lifting import Lifting
@@ -141,24 +141,22 @@ class Surround(nn.Module):
     ) -> tuple[WorldState, Tensor]:
         """The state after this step, the best ordinary queries and the newest maps; and (B, S) int64, which query each slot remembers.
 
-        An object that is no longer seen well enough to hold its faded score coasts: it moves on as its remembered velocity says
-        (`moved_BS9`), because what the network makes of a box that it hardly sees jumps by metres and adds up. One that has left the
-        bird's-eye grid, outside which nothing was trained, is forgotten.
+        `moved_BS9` is where the remembered objects were expected. What has left the bird's-eye grid, outside which nothing was trained,
+        is forgotten.
         """
-        config, n = self.config.query, self.ordinary_queries
+        config, n, new = self.config.query, self.ordinary_queries, self.config.query.new_queries
         dt = dt_B.float()[:, None]
-        fresh = torch.zeros_like(answer.quality_BQ[:, : config.new_queries])
-        faded = torch.cat([fresh, state.score_BS * torch.exp(dt * _log(config.score_decay))], dim=1)
+        fresh, faded = torch.zeros_like(answer.quality_BQ[:, :new]), state.score_BS * torch.exp(dt * _log(config.score_decay))
         answer = answer.map(lambda value: value[:, :n].detach())
         score, same = self.scores(answer, queries.presence_BQ[:, :n]), self.same_object(answer)
         ids = torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1)
         ids, ages_BQ = inherit(ids, torch.cat([fresh, state.age_BS + dt], dim=1), score, same)
-        coasting = torch.cat([answer.box_BQ9[:, : config.new_queries], moved_BS9], dim=1)
-        box = torch.where((score < faded)[..., None], coasting, answer.box_BQ9)
+        box = torch.cat([answer.box_BQ9[:, :new], followed(moved_BS9, answer.box_BQ9[:, new:], score[:, new:], faded)], dim=1)
+        total = torch.maximum(score, torch.cat([fresh, faded], dim=1)) * speaks(score, same)
         candidates = Candidates(
             embedding_BQC=queries.embedding_BQC[:, :n],
             box_BQ9=box,
-            score_BQ=torch.maximum(score, faded) * speaks(score, same) * self.config.grid.contains(box[..., 0], box[..., 1]),
+            score_BQ=total * self.config.grid.contains(box[..., 0], box[..., 1]),
             id_BQ=ids,
             age_BQ=ages_BQ,
         )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusion.boxcode import decode_boxes, encode_boxes
-from fusion.kinematics import Recollection, drives_forward, facing_forward, recalled
+from fusion.kinematics import Recollection, drives_forward, facing_forward, followed, recalled
 
 
 def box(x: float, y: float, yaw: float = 0.0, vx: float = 0.0, vy: float = 0.0) -> list[float]:
@@ -65,3 +65,36 @@ def test_vehicles_face_the_way_they_drive(name: str, yaw: float, vx: float, expe
     difference = math.remainder(float(turned[0, 0, 6]) - expected_yaw, 2 * math.pi)
     assert difference == pytest.approx(0.0, abs=1e-5)
     assert turned[0, 0, 7] == pytest.approx(vx)
+
+
+@pytest.mark.parametrize(
+    ("score", "faded", "expected_x"),
+    [
+        (0.8, 0.4, 10.0),  # seen twice as well as remembered: it is where it is seen
+        (0.9, 0.1, 10.0),
+        (0.4, 0.4, 11.0),  # as well: half way
+        (0.0, 0.4, 12.0),  # nobody sees it: where its velocity brought it
+        (0.5, 0.0, 10.0),  # an empty slot
+    ],
+)
+def test_a_remembered_box_follows_as_far_as_it_is_seen(score: float, faded: float, expected_x: float) -> None:
+    moved, seen = torch.tensor([[box(12.0, 3.0, vx=4.0)]]), torch.tensor([[box(10.0, 3.0, vx=2.0)]])
+    kept = followed(moved, seen, torch.tensor([[score]]), torch.tensor([[faded]]))[0, 0]
+    assert kept[0] == pytest.approx(expected_x)
+    assert kept[7] == pytest.approx(expected_x - 8.0)
+    assert kept[1:6].tolist() == pytest.approx(box(0.0, 3.0)[1:6])
+
+
+@pytest.mark.parametrize(
+    ("moved_yaw", "seen_yaw", "expected_yaw"),
+    [
+        (0.2, 0.4, 0.3),
+        (math.pi - 0.1, -math.pi + 0.3, -math.pi + 0.1),  # across the seam
+        (0.1, math.pi - 0.1, math.pi),  # the front is at the other end now: no box stands across the road
+    ],
+)
+def test_the_axis_of_a_remembered_box_follows_and_its_front_is_as_seen(moved_yaw: float, seen_yaw: float, expected_yaw: float) -> None:
+    moved, seen = torch.tensor([[box(0.0, 0.0, moved_yaw)]]), torch.tensor([[box(0.0, 0.0, seen_yaw)]])
+    yaw = followed(moved, seen, torch.tensor([[0.4]]), torch.tensor([[0.4]]))[0, 0, 6].item()
+    assert math.cos(yaw - expected_yaw) == pytest.approx(1.0, abs=1e-6)
+    assert -math.pi <= yaw <= math.pi

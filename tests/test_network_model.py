@@ -145,12 +145,13 @@ def test_ids_persist_and_new_objects_get_the_next():
         id_BQ=torch.tensor([[-1, -1, -1, 5, -1, 2]]),
         age_BQ=torch.tensor([[0.0, 0, 0, 1.5, 0, 0.5]]),
     )
-    embedding, box, score, ids, age, next_id = remember_objects(candidates, torch.tensor([7]), 4, query)
+    embedding, box, score, ids, age, next_id, source = remember_objects(candidates, torch.tensor([7]), 4, query)
     assert ids.tolist() == [[7, 5, 2, -1]]  # 0.1 is remembered without an id until it is sure
     assert score[0].tolist() == pytest.approx([0.9, 0.8, 0.3, 0.1])
     assert next_id.tolist() == [8]
     assert age[0].tolist() == pytest.approx([0.0, 1.5, 0.5, 0.0])
     assert box[0, 1, 0] == 27.0 and embedding[0, 2, 0] == 10.0
+    assert source.tolist() == [[0, 3, 5, 1]]
 
 
 def test_a_remembered_object_keeps_its_id_and_moves_with_its_velocity(network):
@@ -167,6 +168,30 @@ def test_a_remembered_object_keeps_its_id_and_moves_with_its_velocity(network):
     assert (results["detections.id_BQ"] == 11).sum() == 1
     used = after.id_BS[after.id_BS >= 0]
     assert len(used.unique()) == len(used)
+
+
+def remembering(network: Surround, *slots: tuple[float, float, float, int]) -> WorldState:
+    """A memory of standing cars: x, y, score, id."""
+    state = network.empty_state(1)
+    state.valid_B[:], state.next_id_B[:] = 1, 50
+    for slot, (x, y, score, number) in enumerate(slots):
+        state.box_BS9[0, slot] = torch.tensor([x, y, 0.8, 4.5, 1.9, 1.6, 0.3, 0.0, 0.0])
+        state.score_BS[0, slot], state.id_BS[0, slot] = score, number
+    return state
+
+
+def test_what_leaves_the_grid_is_forgotten(network):
+    _, after = run(network, small_step(), remembering(network, (18.0, 0.0, 1.0, 11), (26.0, 0.0, 1.0, 12)))
+    assert 11 in after.id_BS and 12 not in after.id_BS
+
+
+def test_an_object_keeps_its_id_in_the_answer_where_memory_follows_another_box(network):
+    results, after = run(network, small_step(), remembering(network, (10.0, 3.0, 1.0, 11)))
+    row = (results["detections.id_BQ"] == 11).nonzero()[0]
+    slot = (after.id_BS == 11).nonzero()[0]
+    seen, kept = results["detections.box_BQ9"][tuple(row)], after.box_BS9[tuple(slot)]
+    assert not torch.equal(seen, kept)  # scores of a network that learned nothing are low: the object coasts, more or less
+    assert (kept[:2] - torch.tensor([10.0, 3.0])).norm() < (seen[:2] - torch.tensor([10.0, 3.0])).norm()
 
 
 def test_early_exit_gives_the_same_first_layer(network):
@@ -295,6 +320,8 @@ def test_pretrained_weights_from_a_file_and_clear_refusals(weights, tmp_path):
 def test_configs_that_contradict_themselves_are_refused():
     with pytest.raises(ConfigError, match="multiples of 32"):
         replace(SMALL, input_hw=(30, 64))
+    with pytest.raises(ConfigError, match="fewer than the grid's 20x20 cells, got 400"):
+        replace(SMALL, query=replace(SMALL.query, new_queries=400))
     with pytest.raises(ConfigError, match="heads"):
         replace(SMALL, query=replace(SMALL.query, channels=33))
     with pytest.raises(ConfigError, match="another version"):

@@ -1,0 +1,65 @@
+"""Does rounding decide who gets the last place? Presence by hand, and peaks that are nearly equal."""
+
+import pytest
+import torch
+
+from fusion.layer import Attention
+from fusion.objects import QuerySource
+from fusion.presence import presence_above, presence_logit
+from tests.test_network_model import SMALL
+
+PLACES = SMALL.query.new_queries
+
+
+def test_presence_grows_evenly_from_nothing_to_all() -> None:
+    values = torch.tensor([[0.1, 0.2, 0.25, 0.3, 5.0]])
+    assert presence_above(values, torch.tensor([[0.2]]), 0.1).tolist()[0] == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_absent_key_has_no_weight_and_a_half_present_one_half_of_it(dtype: torch.dtype) -> None:
+    weight = presence_logit(torch.tensor([1.0, 0.5, 0.0], dtype=dtype)).softmax(-1)
+    assert weight.tolist() == pytest.approx([2 / 3, 1 / 3, 0.0], abs=1e-3)
+    alone = presence_logit(torch.zeros(3, dtype=dtype)).softmax(-1)
+    assert alone.tolist() == pytest.approx([1 / 3] * 3, abs=1e-3)  # nobody is there: finite
+
+
+def test_attention_to_absent_keys_is_attention_without_them() -> None:
+    torch.manual_seed(0)
+    attention = Attention(8, 2)
+    query, keys = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    some = attention(query, keys, keys, torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0]]))
+    assert torch.allclose(some, attention(query, keys[:, [0, 1, 3]], keys[:, [0, 1, 3]]), atol=1e-6)
+
+
+def peaks(*, last: float, spare: float, twin: float = -9.0) -> dict[tuple[float, float], tuple[float, float]]:
+    """Presence and largest logit of the queries by place, of a heatmap of three strong peaks (one with a twin beside it), weaker ones
+    for all places but one, a candidate for the last place and a spare one."""
+    torch.manual_seed(0)
+    heat = torch.full((1, 10, 20, 20), -10.0)
+    places = [(x, y) for x in range(1, 19, 3) for y in range(1, 19, 3)]
+    logits = [2.0] * 3 + [0.0] * (PLACES - 4) + [last, spare]
+    for (x, y), logit in zip(places, logits, strict=False):
+        heat[0, 0, x, y] = logit
+    heat[0, 0, places[0][0], places[0][1] + 1] = twin
+    queries = QuerySource(SMALL).from_peaks(heat, torch.zeros(1, 10, 20, 20), torch.zeros(1, SMALL.bev.channels, 20, 20))
+    rows = zip(queries.reference_BQ3[0, :, :2].tolist(), queries.presence_BQ[0], queries.logits_BQK[0].amax(-1), strict=True)
+    return {(x, y): (presence.item(), logit.item()) for (x, y), presence, logit in rows}
+
+
+def test_the_last_place_hardly_counts_whoever_has_it() -> None:
+    one, other = peaks(last=-1.0, spare=-1.000001), peaks(last=-1.000001, spare=-1.0)
+    (mine,), (yours,) = set(one) - set(other), set(other) - set(one)
+    assert one[mine][0] < 1e-5 and other[yours][0] < 1e-5
+    for place in set(one) & set(other):
+        assert one[place] == pytest.approx(other[place], abs=1e-5)
+
+
+def test_which_of_two_neighbours_is_the_peak_does_not_depend_on_rounding() -> None:
+    one, other = peaks(last=-1.0, spare=-4.0, twin=2.0 - 1e-6), peaks(last=-1.0, spare=-4.0, twin=2.0 + 1e-6)
+    assert set(one) == set(other)
+    for place, (presence, _) in one.items():
+        assert other[place][0] == pytest.approx(presence, abs=1e-4)
+    strong = [presence for presence, logit in one.values() if logit > 1.9]
+    assert strong == [1.0] * 4  # the twin is a query too
+    assert len([logit for _, logit in peaks(last=-1.0, spare=-4.0, twin=1.0).values() if logit > 0.5]) == 3  # clearly lower: no peak
