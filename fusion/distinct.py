@@ -2,7 +2,8 @@
 
 One-to-one matching teaches queries to keep apart, but a remembered and a new query may still find one object. A query whose
 neighbour of the same kind within the class's radius scores higher falls silent; the neighbour inherits its id. Only comparisons
-and reductions over a (Q, Q) table are used, which every runtime has.
+and reductions over a (Q, Q) table are used, which every runtime has. Neither nearness nor defeat is a matter of the last bits: both grow from
+nothing to all over a small distance.
 """
 
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
+
+BEYOND = 0.2
+"""By so much more than the radius, squared, an object is clearly another's."""
+CLEARLY = 0.01
+"""A query outscored by this share of the other's score is silent."""
+LEAST_SCORE = 1e-6
 
 
 def class_groups(class_names: tuple[str, ...]) -> Tensor:
@@ -20,22 +27,26 @@ def class_groups(class_names: tuple[str, ...]) -> Tensor:
 
 
 def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
-    """(B, Q, Q) bool: query j lies within the radius of query i's class and is of its kind; true for i = j."""
+    """(B, Q, Q) float32: how far query j stands on the object of query i: 1 if it is of its kind and within the radius of its class (and
+    for i = j), 0 well beyond it.
+    """
     dx, dy = (box_BQ9[:, :, None, i] - box_BQ9[:, None, :, i] for i in (0, 1))
     radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
-    near = dx * dx + dy * dy < (radius * radius)[:, :, None]
-    return near & ((group[:, :, None] - group[:, None, :]).abs() < 0.5)
+    share = (1.0 / BEYOND) / (radius * radius)
+    near = (1.0 + (1.0 / BEYOND) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
+    return near * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
 
 
 def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
-    """(B, Q) float32: 1 for a query that no query on the same object outscores, else 0."""
-    beaten = same_BQQ & (score_BQ[:, None, :] > score_BQ[:, :, None])
-    return 1.0 - beaten.float().amax(-1)
+    """(B, Q) float32: 1 for a query that no query on the same object outscores, 0 for one that is clearly outscored."""
+    others_BQ = 1.0 / score_BQ.clamp(min=LEAST_SCORE)
+    behind = ((1.0 - score_BQ[:, :, None] * others_BQ[:, None, :]) * (1.0 / CLEARLY)).clamp(0.0, 1.0)
+    return 1.0 - (same_BQQ * behind).amax(-1)
 
 
 def inherit(id_BQ: Tensor, age_BQ: Tensor, score_BQ: Tensor, same_BQQ: Tensor) -> tuple[Tensor, Tensor]:
     """(B, Q) ids and ages: a query without an id takes both over from a remembered query on the same object for which it is the best."""
-    best_B1Q = (score_BQ[:, :, None] * same_BQQ.transpose(1, 2).float()).argmax(1, keepdim=True)
+    best_B1Q = (score_BQ[:, :, None] * (same_BQQ.transpose(1, 2) >= 1.0).float()).argmax(1, keepdim=True)
     index_1Q1 = torch.arange(score_BQ.shape[1], device=score_BQ.device)[None, :, None]
     heir_BQQ = (best_B1Q == index_1Q1) & (id_BQ >= 0)[:, None, :]  # j is the best of the object on which i, with an id, stands
     heir = heir_BQQ.long()  # products, because a runtime's Where takes longer

@@ -133,7 +133,7 @@ class Surround(nn.Module):
         return answer.logits_BQK.amax(-1).sigmoid() * answer.quality_BQ.sigmoid() ** self.config.query.quality_power * presence_BQ
 
     def same_object(self, answer: LayerOutput) -> Tensor:
-        """(B, Q, Q) bool: which queries stand on the same object."""
+        """(B, Q, Q) float32: how far queries stand on the same object."""
         return same_object(answer.box_BQ9, answer.logits_BQK.argmax(-1), self.source.radius_K, self.group_K)
 
     def remember(

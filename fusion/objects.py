@@ -23,7 +23,7 @@ PEAK_STEEPNESS = 10.0
 """this many times what they lack to the highest cell around them."""
 PRESENT_LOGIT = 1.0
 """A heatmap peak is fully there when it stands this far above the best one that is not taken,"""
-PRESENT_SCORE = 0.05
+PRESENT_SCORE = 0.1
 """a remembered object when its score does so above the least that is remembered."""
 SUPPRESSION_LOGIT = 4.0
 """Taken from a new query's logits where a remembered object already stands."""
