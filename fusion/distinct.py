@@ -2,8 +2,8 @@
 
 One-to-one matching teaches queries to keep apart, but a remembered and a new query may still find one object. A query whose
 neighbour of the same kind within the class's radius scores higher falls silent; the neighbour inherits its id. Only comparisons
-and reductions over a (Q, Q) table are used, which every runtime has. Neither nearness nor defeat is a matter of the last bits: both
-grow from nothing to all over a small distance.
+and reductions over a (Q, Q) table are used, which every runtime has. How near a neighbour must be is
+not a matter of the last bits.
 """
 
 import torch
@@ -14,9 +14,6 @@ from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
 BEYOND = 0.2
 """By so much more than the radius, squared, an object is clearly another's."""
-CLEARLY = 0.01
-"""A query outscored by this share of the other's score is silent."""
-LEAST_SCORE = 1e-6
 
 
 def class_groups(class_names: tuple[str, ...]) -> Tensor:
@@ -38,10 +35,9 @@ def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Te
 
 
 def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
-    """(B, Q) float32: 1 for a query that no query on the same object outscores, 0 for one that is clearly outscored."""
-    others_BQ = 1.0 / score_BQ.clamp(min=LEAST_SCORE)
-    behind = ((1.0 - score_BQ[:, :, None] * others_BQ[:, None, :]) * (1.0 / CLEARLY)).clamp(0.0, 1.0)
-    return 1.0 - (same_BQQ * behind).amax(-1)
+    """(B, Q) float32: 1 for a query that no query on the same object outscores, else as little as the nearest that does leaves it."""
+    outscored = (score_BQ[:, None, :] > score_BQ[:, :, None]).float()
+    return 1.0 - (same_BQQ * outscored).amax(-1)
 
 
 def inherit(id_BQ: Tensor, age_BQ: Tensor, score_BQ: Tensor, same_BQQ: Tensor) -> tuple[Tensor, Tensor]:
