@@ -2,8 +2,7 @@
 
 One-to-one matching teaches queries to keep apart, but a remembered and a new query may still find one object. A query whose
 neighbour of the same kind within the class's radius scores higher falls silent; the neighbour inherits its id. Only comparisons
-and reductions over a (Q, Q) table are used, which every runtime has. How near a neighbour must be is
-not a matter of the last bits.
+and reductions over a (Q, Q) table are used, which every runtime has. How near a neighbour must be is not a matter of the last bits.
 """
 
 import torch
