@@ -13,6 +13,8 @@ from torch.nn import functional
 from fusion.lenses import Lenses, Planes, column_of, project, row_of
 from fusion.sampling import four_pixels, four_shares, mix_pixels_often, pixel_rows
 
+BORDER = 0.01
+"""A view counts less and less over this share of a picture's width at its border, where it matters whether a point is just seen."""
 VIEWS = 2
 """Best views kept for each point."""
 
@@ -27,15 +29,16 @@ class Views:
     """Pixels of the network image; finite also where not visible."""
     v_BVP: Tensor
     visible_BVP: Tensor
-    """float32 0 or 1."""
+    """float32, 0 or 1; with a border in between."""
     distance_BVP: Tensor
     """Metres along the ray."""
 
 
-def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = None) -> Views:
+def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = None, border: float = 0.0) -> Views:
     """The two views of each point that see it with most pixels a radian and not at their border; points as `project` takes them.
 
-    A moving point (`velocity_BP2`, m/s) is looked for where it was at each camera's own instant.
+    A moving point (`velocity_BP2`, m/s) is looked for where it was at each camera's own instant. Within `border` (a share of the width)
+    of a picture's border visibility fades: a point that moves does not jump out of it.
     """
     seen = project(planes_ego, lenses, velocity_BP2)
     width = lenses.size_wh[0]
@@ -52,7 +55,10 @@ def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None =
         return torch.where(visible, value.gather(1, camera), 1.0)
 
     u, v = column_of(pick(seen.across_BNP), seen.size_wh), row_of(pick(seen.twice_down_BNP), seen.size_wh)
-    return Views(camera, u, v, visible.float(), pick(seen.distance_BNP))
+    how_far = visible.float()
+    if border:
+        how_far = how_far * (seen.margin_BNP.gather(1, camera) * (1.0 / (border * width))).clamp(0.0, 1.0)
+    return Views(camera, u, v, how_far, pick(seen.distance_BNP))
 
 
 @dataclass

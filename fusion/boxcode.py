@@ -16,6 +16,8 @@ CODE_LOG_SIZE = slice(3, 6)
 CODE_AXIS = slice(6, 8)
 CODE_FACING = slice(8, 10)
 CODE_VELOCITY = slice(10, 12)
+UNDECIDED = 0.05
+"""Length of an axis (decided ones are about 1) below which its direction says less and less."""
 LOG_SIZE_RANGE = (-3.0, 4.0)
 """Decoded log sizes are clamped here (5 cm to 55 m), so that an untrained network stays finite."""
 
@@ -39,8 +41,13 @@ def decode_boxes(code: Tensor, reference: Tensor) -> Tensor:
 
 
 def decode_yaw(code: Tensor) -> Tensor:
-    """(..., 1) yaw in (-pi, pi]: along the axis, towards the end that `facing` points to."""
-    axis = 0.5 * torch.atan2(code[..., CODE_AXIS.start, None], code[..., CODE_AXIS.start + 1, None])
+    """(..., 1) yaw in (-pi, pi]: along the axis, towards the end that `facing` points to.
+
+    An axis much shorter than `UNDECIDED` (round things have none) lies along x: its direction would be rounding.
+    """
+    sin, cos = code[..., CODE_AXIS.start, None], code[..., CODE_AXIS.start + 1, None]
+    cos = cos + (UNDECIDED - (sin * sin + cos * cos) * (1.0 / UNDECIDED)).clamp(min=0.0)
+    axis = 0.5 * torch.atan2(sin, cos)
     ahead = code[..., CODE_FACING.start, None] * torch.sin(axis) + code[..., CODE_FACING.start + 1, None] * torch.cos(axis)
     turned = axis + torch.where(axis > 0, -torch.pi, torch.pi)
     return torch.where(ahead < 0, turned, axis)

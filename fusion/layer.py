@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.atlas import Atlas, best_views
+from fusion.atlas import BORDER, Atlas, best_views
 from fusion.grid import BevGrid
 from fusion.lenses import Planes
 from fusion.presence import presence_logit
@@ -72,34 +72,39 @@ class Attention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        presence_BS: Tensor | None = None,
+        less_BQS: Tensor | None,
         distance_BQS: Tensor | None = None,
         slope: Tensor | float = 1.0,
     ) -> Tensor:
-        """(B, Q, C) queries over (B, S, C) keys and values, which count as far as they are present; `slope`, one number or
-        (1, heads, 1, 1), times the distance is taken from the logits. Every query must have some key at distance 0.
+        """(B, Q, C) queries over (B, S, C) keys and values; `less_BQS` (Q or 1 rows) and `slope`, one number or (1, heads, 1, 1), times the
+        distance are taken from the logits. Every query must have some key of which nothing is taken.
         """
         q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
         q = q * (q.shape[-1] ** -0.5)
         pieces = q.split(piece_size(q.shape[2], self.heads * k.shape[2]), 2)
-        less = [] if presence_BS is None else [-presence_logit(presence_BS)[:, None, None]]
-        if distance_BQS is None:
-            found = [self._look(some, k, v, less) for some in pieces]
-        else:
-            distances = distance_BQS[:, None].split(pieces[0].shape[2], 2)
-            found = [self._look(some, k, v, [slope * far, *less]) for some, far in zip(pieces, distances, strict=True)]
+        less, far = (_rows(table, len(pieces), pieces[0].shape[2]) for table in (less_BQS, distance_BQS))
+        found = [
+            self._look(some, k, v, part, None if away is None else slope * away) for some, part, away in zip(pieces, less, far, strict=True)
+        ]
         return self.out(torch.cat(found, dim=2).transpose(1, 2).flatten(2))
 
     @staticmethod
-    def _look(q: Tensor, k: Tensor, v: Tensor, less: list[Tensor]) -> Tensor:
+    def _look(q: Tensor, k: Tensor, v: Tensor, *less: Tensor | None) -> Tensor:
         logits = (q @ k.transpose(-1, -2)).float()
         for part in less:
-            logits = logits - part
+            logits = logits if part is None else logits - part
         least = logits.detach().amax(-1, keepdim=True) - NEGLIGIBLE_LOGIT
         return torch.maximum(logits, least).softmax(-1).to(v.dtype) @ v
 
     def _split(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+
+
+def _rows(table: Tensor | None, pieces: int, size: int) -> list[Tensor | None]:
+    """The (B, 1, rows, S) of a (B, Q or 1, S) table that belong to each piece of so many queries."""
+    if table is None or table.shape[1] == 1:
+        return [None if table is None else table[:, None]] * pieces
+    return list(table[:, None].split(size, 2))
 
 
 class SelfAttention(nn.Module):
@@ -110,16 +115,16 @@ class SelfAttention(nn.Module):
         self.attention = Attention(channels, heads)
         self.reach = nn.Parameter(torch.linspace(-4.0, 1.0, heads))
 
-    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, apart_BQQ: Tensor | None, presence_BQ: Tensor | None) -> Tensor:
-        """`apart_BQQ` holds 0, or `HIDDEN_M` where a token may not look; None where everyone may look at everyone. Without `presence_BQ`
-        all tokens count in full.
+    def forward(self, tokens: Tensor, position: Tensor, box: Tensor, apart_BQQ: Tensor | None, less_BQQ: Tensor | None) -> Tensor:
+        """`apart_BQQ` holds 0, or `HIDDEN_M` where a token may not look; None where everyone may look at everyone. `less_BQQ` is
+        `fusion.presence.less_seen`, None where all tokens count in full.
         """
         dx, dy = (box[:, :, None, i] - box[:, None, :, i] for i in (0, 1))  # plane by plane: runtimes are slow on a last axis of two
         distance = torch.sqrt(dx * dx + dy * dy + 1e-4)
         if apart_BQQ is not None:
             distance = distance + apart_BQQ
         placed, slope = tokens + position, functional.softplus(self.reach.float())[None, :, None, None]
-        return self.attention(placed, placed, tokens, presence_BQ, distance, slope)
+        return self.attention(placed, placed, tokens, less_BQQ, distance, slope)
 
 
 class MemoryAttention(nn.Module):
@@ -134,7 +139,8 @@ class MemoryAttention(nn.Module):
         """Memory (B, S, C) and how far it counts (B, S)."""
         nothing = self.nothing.expand(memory.shape[0], -1, -1).to(memory.dtype)
         keys = torch.cat([nothing, memory], dim=1)
-        return self.attention(tokens + position, keys, keys, torch.cat([torch.ones_like(presence_BS[:, :1]), presence_BS], dim=1))
+        presence = torch.cat([torch.ones_like(presence_BS[:, :1]), presence_BS], dim=1)
+        return self.attention(tokens + position, keys, keys, -presence_logit(presence)[:, None])
 
 
 def initial_points(count: int) -> Tensor:
@@ -188,10 +194,10 @@ class SampledAttention(nn.Module):
     def _from_cameras(self, tokens: Tensor, points: Planes, box: Tensor, atlas: Atlas) -> Tensor:
         batch, queries = tokens.shape[:2]
         velocity = box[:, :, None, 7:9].expand(-1, -1, self.points, -1).reshape(batch, -1, 2)
-        views = best_views([plane.flatten(1) for plane in points], atlas.lenses, velocity)
+        views = best_views([plane.flatten(1) for plane in points], atlas.lenses, velocity, BORDER)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
         any_seen = seen.amax(-1)[..., None, None]  # B Q 1 1
-        unseen = ((seen - 1.0) * 1e4)[:, :, None].expand(-1, -1, self.levels, -1).reshape(batch, queries, 1, -1)
+        unseen = presence_logit(seen)[:, :, None].expand(-1, -1, self.levels, -1).reshape(batch, queries, 1, -1)
         logits = self._camera_logits(tokens).float().reshape(batch, queries, self.heads, -1) + unseen
         weights = (logits.softmax(-1) * any_seen).unflatten(-1, (self.levels, self.points))
         found = self._values(atlas.mixed(views, weights), self.camera_value, any_seen)
@@ -257,12 +263,10 @@ class Layer(nn.Module):
         box: Tensor,
         apart_BQQ: Tensor | None,
         around: Surroundings,
-        presence_BQ: Tensor | None = None,
+        less_BQQ: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `apart_BQQ` and `presence_BQ` as `SelfAttention` takes
-        them.
-        """
-        tokens = self.norms[0](tokens + self.itself(tokens, position, box, apart_BQQ, presence_BQ))
+        """Tokens (B, Q, C) at boxes (B, Q, 9) with position encodings (B, Q, C); `apart_BQQ` and `less_BQQ` as `SelfAttention` has them."""
+        tokens = self.norms[0](tokens + self.itself(tokens, position, box, apart_BQQ, less_BQQ))
         if self.memory is not None and around.memory_BSC is not None and around.memory_presence_BS is not None:
             tokens = self.norms[1](tokens + self.memory(tokens, position, around.memory_BSC, around.memory_presence_BS))
         tokens = self.norms[2](tokens + self.sampled(tokens, box, around))

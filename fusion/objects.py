@@ -13,7 +13,7 @@ from fusion.grid import BevGrid
 from fusion.interface import LayerOutput
 from fusion.kinematics import Recalled, Recollection, drives_forward, facing_forward
 from fusion.layer import HIDDEN_M, BoxPosition, Layer, Surroundings
-from fusion.presence import presence_above
+from fusion.presence import less_seen, presence_above
 
 NO_OBJECT_LOGIT = -12.0
 """Class logit of a place that holds no query."""
@@ -160,11 +160,11 @@ class Decoder(nn.Module):
         self, queries: Queries, position: BoxPosition, apart_BQQ: Tensor | None, around: Surroundings, past: Recalled, num_layers: int
     ) -> tuple[Queries, list[LayerOutput]]:
         """The refined queries and what each of the first `num_layers` layers says."""
-        outputs = []
+        outputs, less_BQQ = [], less_seen(queries.presence_BQ)
         parts = list(zip(self.layers, self.codes, self.logits, self.quality, self.recollections, strict=True))
         for layer, to_code, to_logits, to_quality, recollect in parts[:num_layers]:
             box = queries.box().detach()
-            tokens = layer(queries.embedding_BQC, position(box), box, apart_BQQ, around, queries.presence_BQ)
+            tokens = layer(queries.embedding_BQC, position(box), box, apart_BQQ, around, less_BQQ)
             code = queries.code_BQR.detach() + to_code(tokens).float()
             there = queries.presence_BQ[..., None] > 0
             logits = queries.logits_BQK + to_logits(tokens).float()

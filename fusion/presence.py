@@ -4,6 +4,7 @@ Whoever only just got a place hardly counts yet, so that it makes no difference 
 programs together that compute the same network in another order: what was chosen is remembered, and differences would grow.
 """
 
+import torch
 from torch import Tensor
 
 ABSENT_LOGIT = 40.0
@@ -15,6 +16,14 @@ LEAST_PRESENCE = 2.0**-14
 def presence_above(value: Tensor, least: Tensor, fully: float) -> Tensor:
     """Presence in [0, 1]: 0 up to `least`, 1 from `fully` above it on, and evenly in between."""
     return ((value - least) * (1.0 / fully)).clamp(0.0, 1.0)
+
+
+def less_seen(presence_BQ: Tensor) -> Tensor:
+    """(B, Q, Q) taken from the logits with which query i looks at query j: everybody sees itself in full."""
+    index = torch.arange(
+        presence_BQ.shape[1], device=presence_BQ.device, dtype=torch.float32
+    )  # torch.eye exports uint16, refused by TensorRT
+    return -presence_logit(presence_BQ)[:, None] * (index[:, None] != index).float()
 
 
 def presence_logit(presence: Tensor) -> Tensor:

@@ -223,3 +223,23 @@ def test_a_resting_blob_stays_at_its_place_in_the_world_while_the_ego_moves_and_
     box = torch.tensor([[[20.5, -5.5, 1.0, 4, 2, 1.5, 0.0, 3.0, 0.0]]])
     moved = move_boxes(box, prev_from_ego[None], torch.tensor([0.5]))[0, 0]
     assert torch.allclose(moved, torch.tensor([-5.5, -18.0, 1.0, 4, 2, 1.5, -turn, 0.0, -3.0]).float(), atol=1e-5)
+
+
+def test_an_axis_without_length_lies_along_x_and_a_decided_one_is_as_said():
+    code = torch.zeros(5, 12)
+    code[:, 6:8] = torch.tensor([[1e-4, -1e-4], [-1e-4, -1e-4], [0.0, 0.0], [0.05, 0.0], [-0.6, 0.8]])
+    code[:, 9] = 1.0
+    yaw = decode_boxes(code, torch.zeros(5, 3))[:, 6]
+    assert yaw[:3].tolist() == pytest.approx([0.0] * 3, abs=2e-3)
+    assert yaw[3:].tolist() == pytest.approx([np.pi / 4, np.arctan2(-0.6, 0.8) / 2], abs=1e-5)
+
+
+def test_a_point_leaves_a_picture_gradually():
+    rig = default_rig(96, 256)
+    camera = rig["left_forward"]
+    lenses = read_lenses(step_of(Rig((camera,))))
+    columns = np.array([100.0, 1.28 - 0.5, 0.64 - 0.5, 0.0064 - 0.5, -1.0])  # a hundredth of 256 pixels is 2.56
+    points = transform_points(camera.ego_from_cam, camera.unproject(np.stack([columns, np.full(5, 40.0)], -1)) * 12.0)
+    planes = torch.from_numpy(points).float()[None].unbind(-1)
+    assert best_views(planes, lenses, border=0.01).visible_BVP[0, 0].tolist() == pytest.approx([1.0, 0.5, 0.25, 0.0025, 0.0], abs=2e-3)
+    assert best_views(planes, lenses).visible_BVP[0, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]

@@ -5,7 +5,7 @@ import torch
 
 from fusion.layer import Attention
 from fusion.objects import QuerySource
-from fusion.presence import presence_above, presence_logit
+from fusion.presence import less_seen, presence_above, presence_logit
 from tests.test_network_model import SMALL
 
 PLACES = SMALL.query.new_queries
@@ -28,8 +28,14 @@ def test_attention_to_absent_keys_is_attention_without_them() -> None:
     torch.manual_seed(0)
     attention = Attention(8, 2)
     query, keys = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
-    some = attention(query, keys, keys, torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0]]))
-    assert torch.allclose(some, attention(query, keys[:, [0, 1, 3]], keys[:, [0, 1, 3]]), atol=1e-6)
+    less = -presence_logit(torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0]]))[:, None]
+    assert torch.allclose(attention(query, keys, keys, less), attention(query, keys[:, [0, 1, 3]], keys[:, [0, 1, 3]], None), atol=1e-6)
+
+
+def test_everybody_sees_itself_in_full() -> None:
+    less = less_seen(torch.tensor([[1.0, 0.0, 0.5]]))[0]
+    assert less.diagonal().tolist() == [0.0] * 3
+    assert less[0, 1] > 40 and less[0, 2].item() == pytest.approx(0.6931, abs=1e-3) and less[1, 0] == 0
 
 
 def peaks(*, last: float, spare: float, twin: float = -9.0) -> dict[tuple[float, float], tuple[float, float]]:
