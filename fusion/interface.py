@@ -67,7 +67,7 @@ class WorldState(_TensorStruct):
     query_BSC: Tensor
     """Embeddings of remembered objects."""
     box_BS9: Tensor
-    """Their boxes in the ego frame of the step that wrote the state."""
+    """Their boxes, which follow what is seen (`fusion.kinematics.followed`), in the ego frame of the step that wrote the state."""
     score_BS: Tensor
     """float32 in [0, 1]; 0 marks an empty slot."""
     id_BS: Tensor

@@ -13,14 +13,11 @@ from torch.nn import functional
 from fusion.atlas import BORDER, Atlas, best_views
 from fusion.grid import BevGrid
 from fusion.lenses import Planes
-from fusion.presence import presence_logit
+from fusion.presence import NEGLIGIBLE_LOGIT, presence_logit
 from fusion.sampling import mix_pixels_often, piece_size, pixel_rows, plane_corners, sample_plane
 
 HIDDEN_M = 1e9
 """What must not be seen is as far away as this."""
-NEGLIGIBLE_LOGIT = 40.0
-"""So much below the largest logit a weight is lost in float32. What lies lower is raised to here: weights so small that they underflow
-take a processor ten to twenty times as long."""
 
 
 @dataclass

@@ -75,7 +75,7 @@ class Surround(nn.Module):
         past = recalled(memory.embedding_BQC, memory.box(), memory.presence_BQ, step.dt_B)
         queries, layers = self.decoder(queries, self.source.position, apart_BQQ, around, past, self.num_layers)
         maps, ages = push_maps(state, old_maps, newest, step.dt_B)
-        next_state, source_BS = self.remember(queries, layers[-1], memory.box(), state, step.dt_B, maps, ages)
+        next_state, source_BS = self.remember(queries, layers[-1], past.box_BS9, state, step.dt_B, maps, ages)
         occupancy, flow = self.occupancy(bev) if self.occupancy is not None else (None, None)
         output = StepOutput(
             layers=layers,

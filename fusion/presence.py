@@ -7,8 +7,9 @@ programs together that compute the same network in another order: what was chose
 import torch
 from torch import Tensor
 
-ABSENT_LOGIT = 40.0
-"""Added to nobody's logit but taken from those who are not there: a weight so small is lost in float32."""
+NEGLIGIBLE_LOGIT = 40.0
+"""So much below the largest logit a weight is lost in float32: taken from those who are not there. In attention (`fusion.layer`) what
+lies lower is raised to here: weights so small that they underflow take a processor ten to twenty times as long."""
 LEAST_PRESENCE = 2.0**-14
 """The smallest number whose logarithm half precision can be asked for."""
 
@@ -20,13 +21,12 @@ def presence_above(value: Tensor, least: Tensor, fully: float) -> Tensor:
 
 def less_seen(presence_BQ: Tensor) -> Tensor:
     """(B, Q, Q) taken from the logits with which query i looks at query j: everybody sees itself in full."""
-    index = torch.arange(
-        presence_BQ.shape[1], device=presence_BQ.device, dtype=torch.float32
-    )  # torch.eye exports uint16, refused by TensorRT
+    # not torch.eye, which is exported as a comparison of uint16 that TensorRT refuses
+    index = torch.arange(presence_BQ.shape[1], device=presence_BQ.device, dtype=torch.float32)
     return -presence_logit(presence_BQ)[:, None] * (index[:, None] != index).float()
 
 
 def presence_logit(presence: Tensor) -> Tensor:
     """Added to the logit of a key in attention: multiplies its weight, before the softmax divides, by its presence."""
     hardly = (1.0 - presence * (1.0 / LEAST_PRESENCE)).clamp(min=0.0)
-    return presence.clamp(min=LEAST_PRESENCE).log() - ABSENT_LOGIT * hardly
+    return presence.clamp(min=LEAST_PRESENCE).log() - NEGLIGIBLE_LOGIT * hardly
