@@ -78,6 +78,7 @@ def parity(
     same_memory: bool = False,
     laps: int = 0,
     double: bool = False,
+    against: Literal["same", "auto"] = "same",
 ) -> int:
     """Exports, then streams every rig through torch and through the files.
 
@@ -96,6 +97,8 @@ def parity(
         laps: The simulated drive is so many laps of drive / laps steps, there and back: from the same memory, step by step (forgiving
             ties), and then each side left to itself.
         double: The simulated drive in double precision, in network, graphs and memory.
+        against: How torch samples pictures beside a graph of the simulated drive: as the graph does, or as torch does by itself on a
+            processor, which rounds otherwise.
         minutes: Stop after as long, exit status 2; the next call with the same folder goes on from the same bits. 0 for never.
     """
     if double and not drive:
@@ -105,7 +108,9 @@ def parity(
         kept = folder or Path(text)
         kept.mkdir(parents=True, exist_ok=True)
         if drive:
-            return long_drive(name, layers, kept, drive, seed, rig, graph, deadline(minutes), forgive_ties, same_memory, laps, double)
+            return long_drive(
+                name, layers, kept, drive, seed, rig, graph, deadline(minutes), forgive_ties, same_memory, laps, double, against
+            )
         network = load_network(name, layers, sampler)
         path = exported(network, kept / f"{sampler}.onnx")
         comparisons = []
@@ -156,42 +161,45 @@ def long_drive(
     same: bool,
     laps: int = 0,
     double: bool = False,
+    against: str = "same",
 ) -> int:
-    """One simulated drive at 10 Hz on three sets of its cameras: torch (by its own sampler) once a step, two to four graphs beside it."""
+    """One simulated drive at 10 Hz on three sets of its cameras: two to four graphs, and torch beside each sampler's."""
     if laps and (laps < 3 or steps % laps):
         raise ConfigError(f"laps {laps}: expected three or more that divide the {steps} steps of the drive; correct --laps or --drive")
-    reference = load_network(name, layers, "auto")
     kind = "_double" if double else ""
-    made = origin(reference.model) + kind
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
+    references: dict[str, LoadedNetwork] = {}
     for sampler in SAMPLERS:
-        path = exported(load_network(name, layers, sampler), folder / f"{sampler}{kind}.onnx", double)
+        network = load_network(name, layers, sampler)
+        path = exported(network, folder / f"{sampler}{kind}.onnx", double)
         graphs[f"{sampler}, whole"], graphs[f"{sampler}, split"] = whole_and_split(path)
-    size_hw = reference.config.input_hw
+        references[sampler] = network if against == "same" else load_network(name, layers, "auto")
+    size_hw = references[SAMPLERS[0]].config.input_hw
     frames = steps // laps + 1 if laps else steps
     clip, found = simulated(folder, seed, frames, size_hw), []
-    model = doubled(reference.model) if double else reference.model
     way = "same" if same else "forgiven" if forgive else "apart"
     ways = ["same"] if same else list(WAYS)
     parts = [(f"laps{laps}", one) for one in ways] if laps else [("carried", way), ("anew", way)]
     for rig, rows in camera_rows(clip).items():
         if len(rows) not in rigs:
             continue
-        names = graph or GRAPHS[len(rows)]
-        networks, torch_graph = [graphs[name] for name in names], StepGraph(model).eval()
-        results = []
-        for part, how in parts:
-            told = part if how == "apart" else f"{part}-{how}"
-            what = f"{made}_{told}_{seed}_{steps}_{len(rows)}_{'_'.join(names).replace(', ', '-')}"
-            work = Work(folder / f"{what}.pickle", names, rig)
-            every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
-            drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)
-            with InDouble() if double else nullcontext():
-                together = SideBySide(torch_graph, networks, work.comparisons)
-                if not work.drive(together, map(in_double, drive) if double else drive, until, how):
-                    return 2
-            results.append([comparison.found for comparison in work.comparisons])
-        found += list(zip(names, *results, strict=True))
+        for graph_name in graph or GRAPHS[len(rows)]:
+            reference = references[graph_name.split(",")[0]]
+            torch_graph = StepGraph(doubled(reference.model) if double else reference.model).eval()
+            results = []
+            for part, how in parts:
+                told = part if how == "apart" else f"{part}-{how}"
+                beside = f"{reference.model.sampler}_{graph_name.replace(', ', '-')}"
+                what = f"{origin(reference.model)}{kind}_{told}_{seed}_{steps}_{len(rows)}_{beside}"
+                work = Work(folder / f"{what}.pickle", [graph_name], rig)
+                every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
+                drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)
+                with InDouble() if double else nullcontext():
+                    together = SideBySide(torch_graph, [graphs[graph_name]], work.comparisons)
+                    if not work.drive(together, map(in_double, drive) if double else drive, until, how):
+                        return 2
+                results.append(work.comparisons[0].found)
+            found.append((graph_name, *results))
     return lap_verdict([WAYS[one] for one in ways], found, laps, CONSOLE) if laps else verdict(found)
 
 

@@ -26,11 +26,15 @@ def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Te
     """(B, Q, Q) float32: how far query j stands on the object of query i: 1 if it is of its kind and within the radius of its class (and
     for i = j), 0 well beyond it.
     """
-    dx, dy = (box_BQ9[:, :, None, i] - box_BQ9[:, None, :, i] for i in (0, 1))
     radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
-    share = (1.0 / BEYOND) / (radius * radius)
-    near = (1.0 + (1.0 / BEYOND) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
-    return near * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
+    return nearness(box_BQ9, box_BQ9, radius) * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
+
+
+def nearness(box_BQ9: Tensor, other_BS9: Tensor, radius_BQ: Tensor) -> Tensor:
+    """(B, Q, S) float32: 1 for others within the radius in metres, seen from above, 0 from `BEYOND` on, evenly in the square between."""
+    dx, dy = (box_BQ9[:, :, None, i] - other_BS9[:, None, :, i] for i in (0, 1))
+    share = (1.0 / BEYOND) / (radius_BQ * radius_BQ)
+    return (1.0 + (1.0 / BEYOND) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
 
 
 def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:

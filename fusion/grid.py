@@ -79,10 +79,11 @@ class BevGrid:
         return index, ((index >= 0) & (index < shape)).all(-1)
 
     def contains(self, x: Tensor, y: Tensor) -> Tensor:
-        """float32, 1 where ego points x, y in metres lie inside the grid, else 0."""
+        """float32 in [0, 1] for ego points x, y in metres: 0 outside the grid, 1 from one cell within its border on, evenly in between."""
         across, along = x - (self.min_x_m + self.max_x_m) / 2, y - (self.min_y_m + self.max_y_m) / 2
         half_x_m, half_y_m = (self.max_x_m - self.min_x_m) / 2, (self.max_y_m - self.min_y_m) / 2
-        return ((across.abs() < half_x_m) & (along.abs() < half_y_m)).float()
+        within_m = torch.minimum(half_x_m - across.abs(), half_y_m - along.abs())
+        return (within_m * (1.0 / self.cell_m)).clamp(0.0, 1.0)
 
     def pixels(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Fractional column (along y) and row (along x) in a (C, X, Y) map of ego points x, y in metres; cells' centres are whole."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 from fusion.boxcode import CODE_AXIS, CODE_FACING, CODE_SIZE, decode_boxes, encode_boxes
 from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
+from fusion.distinct import nearness
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput
 from fusion.kinematics import Recalled, Recollection, drives_forward, facing_forward
@@ -23,10 +24,12 @@ PEAK_STEEPNESS = 10.0
 """this many times what they lack to the highest cell around them."""
 PRESENT_LOGIT = 1.0
 """A heatmap peak is fully there when it stands this far above the best one that is not taken,"""
-PRESENT_SCORE = 0.1
+PRESENT_SCORE = 0.15
 """a remembered object when its score does so above the least that is remembered."""
 SUPPRESSION_LOGIT = 4.0
-"""Taken from a new query's logits where a remembered object already stands."""
+"""Taken from a new query's logits where a remembered object already stands,"""
+SUPPRESSION_SCORE = 0.05
+"""in full from so much above `QueryConfig.suppression_score` on."""
 
 
 @dataclass
@@ -113,14 +116,14 @@ class QuerySource(nn.Module):
         return Queries(embedding + self.kind.weight[2], reference, torch.nan_to_num(code), logits, denoising.mask_BM.float())
 
     def give_way(self, new: Queries, remembered: Queries, memory_score: Tensor) -> Queries:
-        """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id."""
-        box, past = new.box(), remembered.box()
-        dx, dy = (box[:, :, None, i] - past[:, None, :, i] for i in (0, 1))
-        distance = torch.sqrt(dx * dx + dy * dy + 1e-6)
-        radius = functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])
-        taken = (distance < radius) & (memory_score[:, None] > self.config.query.suppression_score)
-        logits = new.logits_BQK - SUPPRESSION_LOGIT * taken.any(-1, keepdim=True).float()
-        return replace(new, logits_BQK=logits)
+        """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id.
+
+        How well scored and how near are gradual: an object at the border of either takes a part of the logits.
+        """
+        radius = functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])[..., 0]
+        sure = presence_above(memory_score, memory_score.new_tensor(self.config.query.suppression_score), SUPPRESSION_SCORE)
+        taken = (nearness(new.box(), remembered.box(), radius) * sure[:, None]).amax(-1, keepdim=True)
+        return replace(new, logits_BQK=new.logits_BQK - SUPPRESSION_LOGIT * taken)
 
 
 def denoising_apart(denoising: DenoisingQueries, ordinary: int) -> Tensor:
