@@ -75,7 +75,7 @@ class QueryConfig:
     birth_score: float = 0.25
     """From this score on a new object gets an id."""
     keep_score: float = 0.05
-    """Remembered objects below this score are forgotten."""
+    """Remembered objects below this score are being forgotten: nobody sees them any more; below half of it they are gone."""
     score_decay: float = 0.6
     """A slot's score is the larger of its new score and this share a second of its old one."""
     quality_power: float = 0.5

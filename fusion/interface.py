@@ -69,9 +69,9 @@ class WorldState(_TensorStruct):
     box_BS9: Tensor
     """Their boxes, which follow what is seen (`fusion.kinematics.followed`), in the ego frame of the step that wrote the state."""
     score_BS: Tensor
-    """float32 in [0, 1]; 0 marks an empty slot."""
+    """float32 in [0, 1]; 0 marks an empty slot, less than `QueryConfig.keep_score` one that is being forgotten and that nobody sees."""
     id_BS: Tensor
-    """int64 persistent ids, -1 for an empty slot."""
+    """int64 persistent ids, -1 for an object without one and for an empty slot."""
     age_BS: Tensor
     """float32 seconds since the object was first seen."""
     next_id_B: Tensor

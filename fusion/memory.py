@@ -114,9 +114,14 @@ class Candidates:
 
 
 def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, query: QueryConfig) -> tuple[Tensor, ...]:
-    """The S best candidates as (query, box, score, id, age, next_id, index): known ids stay, well scored new objects get the next ones."""
+    """The S best candidates as (query, box, score, id, age, next_id, index): known ids stay, well scored new objects get the next ones.
+
+    Below `keep_score` an object has no id, nobody sees it any more (`QuerySource.from_memory`), and its score falls to zero at half of
+    that: it leaves the memory gradually, so that rounding does not decide whether it is there.
+    """
     score, index = candidates.score_BQ.topk(slots, dim=1)
     alive = score >= query.keep_score
+    score = torch.minimum(score, (2.0 * score - query.keep_score).clamp(min=0.0))
 
     def pick(value: Tensor) -> Tensor:
         at = index.reshape(*index.shape, *([1] * (value.dim() - 2))).expand(-1, -1, *value.shape[2:])
@@ -127,11 +132,11 @@ def remember_objects(candidates: Candidates, next_id_B: Tensor, slots: int, quer
     rank = newborn.long().cumsum(1) - 1
     ids = torch.where(newborn, next_id_B[:, None] + rank, ids)
     ids = torch.where(alive, ids, torch.full_like(ids, -1))
-    mask = alive[..., None]
+    mask = score[..., None] > 0
     return (
         torch.where(mask, pick(candidates.embedding_BQC), torch.zeros((), device=score.device, dtype=candidates.embedding_BQC.dtype)),
         torch.where(mask, pick(candidates.box_BQ9), torch.zeros((), device=score.device)),
-        torch.where(alive, score, torch.zeros_like(score)),
+        score,
         ids,
         torch.where(alive, pick(candidates.age_BQ), torch.zeros_like(score)),
         next_id_B + newborn.long().sum(1),

@@ -97,7 +97,7 @@ class QuerySource(nn.Module):
         return Queries(embedding, reference, at(dense_code.detach()), logits, presence)
 
     def from_memory(self, embedding: Tensor, box: Tensor, score: Tensor, motion_B5: Tensor) -> Queries:
-        """Remembered objects whose boxes were already moved to now; empty slots (score 0) become queries without presence."""
+        """Remembered objects whose boxes were already moved to now; slots below `keep_score` become queries without presence."""
         least = score.amin(1, keepdim=True).clamp(min=self.config.query.keep_score)  # what a full memory did not take lies below its last
         presence = presence_above(score, least, PRESENT_SCORE)
         moved = torch.cat([embedding, motion_B5[:, None].expand(-1, embedding.shape[1], -1).to(embedding.dtype)], dim=-1)

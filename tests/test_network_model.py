@@ -154,6 +154,16 @@ def test_ids_persist_and_new_objects_get_the_next():
     assert source.tolist() == [[0, 3, 5, 1]]
 
 
+def test_who_falls_below_the_least_score_loses_its_id_at_once_and_its_place_gradually():
+    query = QueryConfig(memory_slots=4, new_queries=3, channels=2)
+    scores = torch.tensor([[0.050001, 0.049999, 0.0375, 0.024]])  # keep_score 0.05
+    candidates = Candidates(torch.ones(1, 4, 2), torch.ones(1, 4, 9), scores, torch.arange(4)[None], torch.ones(1, 4))
+    embedding, box, score, ids, age, _, _ = remember_objects(candidates, torch.tensor([9]), 4, query)
+    assert score[0].tolist() == pytest.approx([0.050001, 0.049998, 0.025, 0.0], abs=1e-7)
+    assert ids.tolist() == [[0, -1, -1, -1]] and age[0].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert embedding[0, :, 0].tolist() == box[0, :, 0].tolist() == [1.0, 1.0, 1.0, 0.0]
+
+
 def test_a_remembered_object_keeps_its_id_and_moves_with_its_velocity(network):
     state = network.empty_state(1)
     state.valid_B[:] = 1

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from fusion.grid import BevGrid
 from fusion.layer import Attention
-from fusion.objects import QuerySource
+from fusion.objects import SUPPRESSION_LOGIT, SUPPRESSION_SCORE, QuerySource
 from fusion.presence import less_seen, presence_above, presence_logit
 from tests.test_network_model import SMALL
 
@@ -69,3 +70,26 @@ def test_which_of_two_neighbours_is_the_peak_does_not_depend_on_rounding() -> No
     strong = [presence for presence, logit in one.values() if logit > 1.9]
     assert strong == [1.0] * 4  # the twin is a query too
     assert len([logit for _, logit in peaks(last=-1.0, spare=-4.0, twin=1.0).values() if logit > 0.5]) == 3  # clearly lower: no peak
+
+
+@pytest.mark.parametrize(
+    ("apart_share", "over", "taken"),
+    [(0.9, 1.0, 1.0), (0.9, 0.5, 0.5), (0.9, -0.1, 0.0), (1.0488, 1.0, 0.5), (1.1, 1.0, 0.0), (1.0488, 0.5, 0.25)],
+)
+def test_how_far_a_new_query_gives_way_is_gradual_in_place_and_score(apart_share: float, over: float, taken: float) -> None:
+    torch.manual_seed(0)
+    source, motion = QuerySource(SMALL), torch.zeros(1, 5)
+    radius_m = SMALL.query.suppression_radius_m[0]
+    embedding, box = torch.randn(1, 1, SMALL.query.channels), torch.tensor([[[3.0, 4.0, 0.8, 4.0, 2.0, 1.5, 0.0, 0.0, 0.0]]])
+    score = torch.full((1, 1), SMALL.query.suppression_score + over * SUPPRESSION_SCORE)
+    remembered = source.from_memory(embedding, box, score, motion)
+    new = source.from_memory(embedding, box + torch.tensor([apart_share * radius_m] + [0.0] * 8), torch.ones(1, 1), motion)
+    new.logits_BQK[..., 0] = 9.0  # surely of the first class
+    less = new.logits_BQK - source.give_way(new, remembered, score).logits_BQK
+    assert less.flatten().tolist() == pytest.approx([taken * SUPPRESSION_LOGIT] * less.numel(), abs=0.02)
+
+
+def test_what_leaves_the_grid_fades_over_its_last_cell() -> None:
+    grid = BevGrid(-16.0, -8.0, 2.0, 16, 8)
+    x, y = torch.tensor([0.0, 13.9, 15.0, 0.0, 15.5, 17.0]), torch.tensor([0.0, 0.0, 0.0, -7.5, 7.0, 0.0])
+    assert grid.contains(x, y).tolist() == pytest.approx([1.0, 1.0, 0.5, 0.25, 0.25, 0.0])

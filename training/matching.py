@@ -75,11 +75,14 @@ def track_bonus(slot_track_BS: Tensor, targets: StepTargets, num_queries: int, b
 
 
 @torch.no_grad()
-def tracks_of_slots(state: WorldState, targets: StepTargets, radius_m: float = 2.0) -> Tensor:
-    """(B, S) int64 the true track that each remembered object now stands for, -1 for none: nearest within `radius_m`, one to one."""
+def tracks_of_slots(state: WorldState, targets: StepTargets, keep_score: float, radius_m: float = 2.0) -> Tensor:
+    """(B, S) int64 the true track that each remembered object now stands for, -1 for none: nearest within `radius_m`, one to one.
+
+    What is remembered with less than `keep_score` (`QueryConfig`) is being forgotten and stands for nothing.
+    """
     slots = torch.full_like(state.id_BS, -1)
     distance = torch.cdist(state.box_BS9[..., :2].float(), targets.box_BM9[..., :2]).cpu()
-    filled, valid = (state.score_BS > 0).cpu(), (targets.valid_BM & (targets.track_BM >= 0)).cpu()
+    filled, valid = (state.score_BS >= keep_score).cpu(), (targets.valid_BM & (targets.track_BM >= 0)).cpu()
     distance = torch.where(filled[:, :, None] & valid[:, None], distance, 1e3).clamp(max=1e3)
     for clip, cost in enumerate(torch.nan_to_num(distance, nan=1e3).numpy()):
         # beyond the radius all pairs cost the same, so that they never push a good pair aside

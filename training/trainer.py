@@ -148,7 +148,7 @@ class Trainer:
             self._check(loss, parts, batch)
             (loss / self.config.optim.accumulate).backward()
         self.state = new_state.detach()
-        self.slot_track_BS = tracks_of_slots(self.state, targets)
+        self.slot_track_BS = tracks_of_slots(self.state, targets, self.model.config.query.keep_score)
         values = torch.stack([loss, *parts.values()]).detach().cpu().tolist()
         return dict(zip(("loss", *parts), values, strict=True))
 
