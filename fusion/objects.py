@@ -16,8 +16,9 @@ from fusion.kinematics import Recalled, Recollection, drives_forward, facing_for
 from fusion.layer import HIDDEN_M, BoxPosition, Layer, Surroundings
 from fusion.presence import less_seen, presence_above
 
-NO_OBJECT_LOGIT = -12.0
-"""Class logit of a place that holds no query."""
+ABSENT_LOGIT = 12.0
+"""Taken from the answered class logits of a query without presence. What it is does not change: who is just being forgotten still is the
+same object as its twin."""
 BEATEN_LOGIT = 30.0
 """At most this is taken from the logits of cells that are no peak,"""
 PEAK_STEEPNESS = 10.0
@@ -103,7 +104,6 @@ class QuerySource(nn.Module):
         moved = torch.cat([embedding, motion_B5[:, None].expand(-1, embedding.shape[1], -1).to(embedding.dtype)], dim=-1)
         embedding = embedding + self.from_motion(moved)
         logits = self.class_logits(embedding).float()
-        logits = torch.where(presence[..., None] > 0, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
         reference = box[..., :3]
         return Queries(embedding + self.kind.weight[1], reference, encode_boxes(box, reference), logits, presence)
 
@@ -164,19 +164,18 @@ class Decoder(nn.Module):
     ) -> tuple[Queries, list[LayerOutput]]:
         """The refined queries and what each of the first `num_layers` layers says."""
         outputs, less_BQQ = [], less_seen(queries.presence_BQ)
+        absent = ABSENT_LOGIT * (queries.presence_BQ <= 0).float()[..., None]
         parts = list(zip(self.layers, self.codes, self.logits, self.quality, self.recollections, strict=True))
         for layer, to_code, to_logits, to_quality, recollect in parts[:num_layers]:
             box = queries.box().detach()
             tokens = layer(queries.embedding_BQC, position(box), box, apart_BQQ, around, less_BQQ)
             code = queries.code_BQR.detach() + to_code(tokens).float()
-            there = queries.presence_BQ[..., None] > 0
             logits = queries.logits_BQK + to_logits(tokens).float()
-            logits = torch.where(there, logits, torch.full_like(logits, NO_OBJECT_LOGIT))
             queries = replace(queries, embedding_BQC=tokens, code_BQR=code, logits_BQK=logits)
             answer = recollect(tokens, code, queries.reference_BQ3, past)
             answer = facing_forward(answer, functional.embedding(logits.argmax(-1), self.drives_K[:, None])[..., 0])
             box, turn = decode_boxes(answer, queries.reference_BQ3), code[..., CODE_AXIS.start : CODE_FACING.stop]
-            outputs.append(LayerOutput(logits, box, to_quality(tokens).float()[..., 0], turn))
+            outputs.append(LayerOutput(logits - absent, box, to_quality(tokens).float()[..., 0], turn))
         return queries, outputs
 
 
