@@ -28,6 +28,7 @@ from export.precision import (
 )
 from export.runner import OnnxNetwork, initial_state
 from export.static_norms import choose_norms, norm_lowering, observed_statistics
+from export.steady_norms import one_node_again
 from export.synthetic import synthetic_steps, verification_rigs
 from export.worthwhile import slower_parts
 from scenes.clips import Clip
@@ -109,6 +110,7 @@ def lowered(
     """
     if precision not in BUDGETS:
         raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}; choose one")
+    proto = one_node_again(proto)
     steps = record_steps(proto, calibration_drives(network, manifest, samples.clips), initial_state(manifest))
     budget = BUDGETS[precision]
     told: dict = {"against": "the fp32 graph, one step, relative L2 error of dense answers", "steps": len(steps)}

@@ -47,7 +47,7 @@ STATE_MEANINGS = {
     "valid": InputMeaning("", "", "1 if there was a step before; set to 0 it makes the graph ignore the rest of the state"),
     "query": InputMeaning("", "", "embeddings of the remembered objects, a row each"),
     "box": InputMeaning("m, rad, m/s", "ego of the step that wrote it", "their boxes, columns as in boxes"),
-    "score": InputMeaning("probability", "", "how sure the memory is of each; 0 marks an empty row"),
+    "score": InputMeaning("probability", "", "how sure the memory is of each; 0: empty row; what is being forgotten has little, and no id"),
     "id": InputMeaning("", "", "their persistent ids, -1 for none yet"),
     "age": InputMeaning("s", "", "since each was first seen"),
     "next_id": InputMeaning("", "", "the id that the next new object gets"),

@@ -18,6 +18,7 @@ from export.manifest import MANIFEST_KEY, MIN_DYNAMIC_CAMERAS, Manifest, StateSp
 from export.meanings import ANSWER_MEANINGS, CONVENTIONS, STATE_MEANINGS, STEP_MEANINGS, InputMeaning, preprocessing
 from export.quicken import quicken
 from export.simplify import merge_batch_norms, name_outputs, tidy
+from export.steady_norms import steady_norms
 from fusion.config import ModelConfig
 from fusion.interface import StepInput, WorldState
 from scenes.boxes import Box3D
@@ -163,6 +164,7 @@ def trace(model: nn.Module, config: ModelConfig, num_cameras: int | None, opset:
     proto = program.model_proto
     merge_batch_norms(proto)
     quicken(proto)
+    steady_norms(proto)
     written = ([value.name for value in proto.graph.input], [value.name for value in proto.graph.output])
     if written != (input_names, output_names):
         raise ConfigError(f"export: asked for tensors {input_names} and {output_names}, torch wrote {written}; mend the network's outputs")
