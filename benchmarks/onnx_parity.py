@@ -1,9 +1,10 @@
 """Does onnxruntime compute what torch computes? Several rigs, carried state, both samplers, the graph as a whole and in two parts.
 
     python -m benchmarks.onnx_parity               # issue 2: one file, rigs of 5, 6 and 8 cameras (5 and 8 with a fisheye), 5 steps
-    python -m benchmarks.onnx_parity --drive 200   # issue 4: a simulated drive of 200 steps on three rigs, four graphs (five minutes)
+    python -m benchmarks.onnx_parity --drive 200   # issue 4: a simulated drive of 200 steps on three rigs, four graphs (twelve minutes)
+    python -m benchmarks.onnx_parity --drive 200 --against auto   # beside torch as it samples pictures by itself, which rounds otherwise
     python -m benchmarks.onnx_parity --drive 200 --rig 8 --folder kept --minutes 4   # one rig, in parts: called again, it goes on
-    python -m benchmarks.onnx_parity --drive 200 --double   # the same in double precision, in which ties do not decide (fifty minutes)
+    python -m benchmarks.onnx_parity --drive 200 --double   # the same in double precision, in which ties do not decide (an hour)
     python -m benchmarks.onnx_parity --drive 200 --laps 4   # 50 steps of road, there and back twice with one memory: does it drift?
 
 All take the shipped nano (random:nano where none ships) or --checkpoint. Each side lives with its own memory from the first step to the
@@ -168,38 +169,37 @@ def long_drive(
         raise ConfigError(f"laps {laps}: expected three or more that divide the {steps} steps of the drive; correct --laps or --drive")
     kind = "_double" if double else ""
     graphs: dict[str, OnnxNetwork | SplitNetwork] = {}
-    references: dict[str, LoadedNetwork] = {}
+    references: dict[str, StepGraph] = {}
     for sampler in SAMPLERS:
         network = load_network(name, layers, sampler)
         path = exported(network, folder / f"{sampler}{kind}.onnx", double)
         graphs[f"{sampler}, whole"], graphs[f"{sampler}, split"] = whole_and_split(path)
-        references[sampler] = network if against == "same" else load_network(name, layers, "auto")
-    size_hw = references[SAMPLERS[0]].config.input_hw
+        model = network.model if against == "same" else load_network(name, layers, "auto").model
+        beside = StepGraph(doubled(model) if double else model).eval()
+        references |= {f"{sampler}, whole": beside, f"{sampler}, split": beside}
+    size_hw, made = network.config.input_hw, origin(network.model) + kind
     frames = steps // laps + 1 if laps else steps
     clip, found = simulated(folder, seed, frames, size_hw), []
     way = "same" if same else "forgiven" if forgive else "apart"
     ways = ["same"] if same else list(WAYS)
     parts = [(f"laps{laps}", one) for one in ways] if laps else [("carried", way), ("anew", way)]
-    for rig, rows in camera_rows(clip).items():
-        if len(rows) not in rigs:
-            continue
-        for graph_name in graph or GRAPHS[len(rows)]:
-            reference = references[graph_name.split(",")[0]]
-            torch_graph = StepGraph(doubled(reference.model) if double else reference.model).eval()
-            results = []
-            for part, how in parts:
-                told = part if how == "apart" else f"{part}-{how}"
-                beside = f"{reference.model.sampler}_{graph_name.replace(', ', '-')}"
-                what = f"{origin(reference.model)}{kind}_{told}_{seed}_{steps}_{len(rows)}_{beside}"
-                work = Work(folder / f"{what}.pickle", [graph_name], rig)
-                every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
-                drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)
-                with InDouble() if double else nullcontext():
-                    together = SideBySide(torch_graph, [graphs[graph_name]], work.comparisons)
-                    if not work.drive(together, map(in_double, drive) if double else drive, until, how):
-                        return 2
-                results.append(work.comparisons[0].found)
-            found.append((graph_name, *results))
+    rigs_and_graphs = [
+        (rig, rows, one) for rig, rows in camera_rows(clip).items() if len(rows) in rigs for one in graph or GRAPHS[len(rows)]
+    ]
+    for rig, rows, one in rigs_and_graphs:
+        results = []
+        for part, how in parts:
+            told = part if how == "apart" else f"{part}-{how}"
+            what = f"{made}_{told}_{seed}_{steps}_{len(rows)}_{against}_{one.replace(', ', '-')}"
+            work = Work(folder / f"{what}.pickle", [one], rig)
+            every = lap_steps(clip, size_hw, laps) if laps else clip_steps(clip, size_hw)
+            drive = islice(picked(every, rows), steps - steps // 4 if part == "anew" else 0, None)
+            with InDouble() if double else nullcontext():
+                together = SideBySide(references[one], [graphs[one]], work.comparisons)
+                if not work.drive(together, map(in_double, drive) if double else drive, until, how):
+                    return 2
+            results.append(work.comparisons[0].found)
+        found.append((one, *results))
     return lap_verdict([WAYS[one] for one in ways], found, laps, CONSOLE) if laps else verdict(found)
 
 

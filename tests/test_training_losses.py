@@ -10,6 +10,7 @@ from fusion.boxcode import CODE_AXIS, CODE_FACING
 from fusion.config import ModelConfig
 from fusion.grid import BevGrid
 from fusion.interface import LayerOutput, StepOutput
+from fusion.memory import empty_state
 from scenes.boxes import CLASS_NAMES, Boxes
 from scenes.layers import OCCUPANCY_UNKNOWN
 from training.losses import (
@@ -22,7 +23,7 @@ from training.losses import (
     query_losses,
     step_losses,
 )
-from training.matching import code_of, code_weights, match, matching_cost, track_bonus
+from training.matching import code_of, code_weights, match, matching_cost, track_bonus, tracks_of_slots
 from training.recipes import LossConfig, nano
 from training.targets import FrameTargets, StepTargets
 
@@ -84,6 +85,15 @@ def test_a_remembered_object_keeps_its_track():
     bonus = track_bonus(torch.tensor([[100]]), targets, 2, 2.0)  # one slot, the last query
     assert match(cost, targets.valid_BM, bonus).query_P.tolist() == [1]
     assert (track_bonus(torch.tensor([[-1]]), targets, 2, 2.0) == 0).all()
+
+
+def test_what_is_being_forgotten_stands_for_no_track():
+    config = nano().model
+    targets = make_targets([[5.0, 0, 1, 4, 2, 1.5, 0, 0, 0], [9.0, 0, 1, 4, 2, 1.5, 0, 0, 0]], [0, 0])
+    state = empty_state(1, config.query, config.grid, config.bev.memory_maps, config.bev.memory_channels, "cpu")
+    keep = config.query.keep_score
+    state.box_BS9[0, :2], state.score_BS[0, :2] = targets.box_BM9[0], torch.tensor([keep, 0.99 * keep])
+    assert tracks_of_slots(state, targets, keep)[0].tolist() == [int(targets.track_BM[0, 0])] + [-1] * (config.query.memory_slots - 1)
 
 
 def test_a_perfect_answer_costs_next_to_nothing():
