@@ -14,7 +14,7 @@ from fusion.lenses import Lenses, Planes, column_of, project, row_of
 from fusion.sampling import four_pixels, four_shares, mix_pixels_often, pixel_rows
 
 BORDER = 0.01
-"""A view counts less and less over this share of a picture's width at its border, where it matters whether a point is just seen."""
+"""A view counts less and less over this share of a picture's width at its border, or at the largest angle that its lens sees."""
 VIEWS = 2
 """Best views kept for each point."""
 
@@ -34,11 +34,11 @@ class Views:
     """Metres along the ray."""
 
 
-def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = None, border: float = 0.0) -> Views:
+def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = None) -> Views:
     """The two views of each point that see it with most pixels a radian and not at their border; points as `project` takes them.
 
-    A moving point (`velocity_BP2`, m/s) is looked for where it was at each camera's own instant. Within `border` (a share of the width)
-    of a picture's border visibility fades: a point that moves does not jump out of it.
+    A moving point (`velocity_BP2`, m/s) is looked for where it was at each camera's own instant. Within `BORDER` of a picture's border
+    visibility fades: a point does not jump out of it, and rounding does not decide whether it is seen.
     """
     seen = project(planes_ego, lenses, velocity_BP2)
     width = lenses.size_wh[0]
@@ -55,9 +55,7 @@ def best_views(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None =
         return torch.where(visible, value.gather(1, camera), 1.0)
 
     u, v = column_of(pick(seen.across_BNP), seen.size_wh), row_of(pick(seen.twice_down_BNP), seen.size_wh)
-    how_far = visible.float()
-    if border:
-        how_far = how_far * (seen.margin_BNP.gather(1, camera) * (1.0 / (border * width))).clamp(0.0, 1.0)
+    how_far = visible.float() * (seen.margin_BNP.gather(1, camera) * (1.0 / (BORDER * width))).clamp(0.0, 1.0)
     return Views(camera, u, v, how_far, pick(seen.distance_BNP))
 
 

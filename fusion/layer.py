@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion.atlas import BORDER, Atlas, best_views
+from fusion.atlas import Atlas, best_views
 from fusion.grid import BevGrid
 from fusion.lenses import Planes
 from fusion.presence import NEGLIGIBLE_LOGIT, presence_logit
@@ -191,7 +191,7 @@ class SampledAttention(nn.Module):
     def _from_cameras(self, tokens: Tensor, points: Planes, box: Tensor, atlas: Atlas) -> Tensor:
         batch, queries = tokens.shape[:2]
         velocity = box[:, :, None, 7:9].expand(-1, -1, self.points, -1).reshape(batch, -1, 2)
-        views = best_views([plane.flatten(1) for plane in points], atlas.lenses, velocity, BORDER)
+        views = best_views([plane.flatten(1) for plane in points], atlas.lenses, velocity)
         seen = views.visible_BVP.amax(1).reshape(batch, queries, self.points)
         any_seen = seen.amax(-1)[..., None, None]  # B Q 1 1
         unseen = presence_logit(seen)[:, :, None].expand(-1, -1, self.levels, -1).reshape(batch, queries, 1, -1)

@@ -63,7 +63,8 @@ class Projection:
     twice_down_BNP: Tensor
     """Pixels below its middle, times two."""
     margin_BNP: Tensor
-    """Pixels to the nearest border of the picture, upper and lower ones count twice; negative outside."""
+    """Pixels to the nearest border of the picture (upper and lower ones count twice) or to the largest angle that the camera sees, as
+    pixels lie around the axis; negative outside."""
     visible_BNP: Tensor
     """bool: inside the picture of a living camera."""
     distance_BNP: Tensor
@@ -117,8 +118,9 @@ def project(planes_ego: Planes, lenses: Lenses, velocity_BP2: Tensor | None = No
     across = x * scale * fx + (square * (fx * bend.p2) + (cx - (width - 1) / 2))
     twice_down = y * scale * (2 * fy) + (square * (2 * fy * bend.p1) + (2 * cy - (height - 1)))
     margin = torch.minimum(0.5 * width - across.abs(), float(height) - twice_down.abs())
+    margin = torch.minimum(margin, (_widest_tangent(lenses, fisheye) - tangent) * fx)
     ahead = (z > torch.where(fisheye, -1e9, MIN_DEPTH_M)) & (distance > torch.where(fisheye, MIN_DEPTH_M, -1.0))
-    visible = ahead & (margin > 0) & (tangent <= _widest_tangent(lenses, fisheye))
+    visible = ahead & (margin > 0)
     return Projection(across, twice_down, margin, visible, distance, lenses.size_wh)
 
 

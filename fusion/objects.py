@@ -28,9 +28,11 @@ PRESENT_LOGIT = 1.0
 PRESENT_SCORE = 0.15
 """a remembered object when its score does so above the least that is remembered."""
 SUPPRESSION_LOGIT = 4.0
-"""Taken from a new query's logits where a remembered object already stands,"""
+"""Taken from a new query's logits where a remembered object or a higher peak's already stands,"""
 SUPPRESSION_SCORE = 0.05
-"""in full from so much above `QueryConfig.suppression_score` on."""
+"""in full for a remembered one from so much above `QueryConfig.suppression_score` on,"""
+SUPPRESSION_LEAD = 1.0
+"""and for a peak whose logit is so much higher."""
 
 
 @dataclass
@@ -116,14 +118,18 @@ class QuerySource(nn.Module):
         return Queries(embedding + self.kind.weight[2], reference, torch.nan_to_num(code), logits, denoising.mask_BM.float())
 
     def give_way(self, new: Queries, remembered: Queries, memory_score: Tensor) -> Queries:
-        """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id.
+        """New queries standing on a well scored remembered object get lower logits, so that the object keeps its id, and so do those on
+        the object of a higher peak: few are left that find one object equally well, of which rounding would choose one.
 
-        How well scored and how near are gradual: an object at the border of either takes a part of the logits.
+        How well scored, how near and how much higher are gradual: an object at the border of any takes a part of the logits.
         """
-        radius = functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])[..., 0]
+        box, radius = new.box(), functional.embedding(new.logits_BQK.argmax(-1), self.radius_K[:, None])[..., 0]
         sure = presence_above(memory_score, memory_score.new_tensor(self.config.query.suppression_score), SUPPRESSION_SCORE)
-        taken = (nearness(new.box(), remembered.box(), radius) * sure[:, None]).amax(-1, keepdim=True)
-        return replace(new, logits_BQK=new.logits_BQK - SUPPRESSION_LOGIT * taken)
+        by_memory = (nearness(box, remembered.box(), radius) * sure[:, None]).amax(-1, keepdim=True)
+        peak = new.logits_BQK.amax(-1)
+        higher = ((peak[:, None] - peak[:, :, None]) * (1.0 / SUPPRESSION_LEAD)).clamp(0.0, 1.0) * new.presence_BQ[:, None]
+        by_peaks = (nearness(box, box, radius) * higher).amax(-1, keepdim=True)
+        return replace(new, logits_BQK=new.logits_BQK - SUPPRESSION_LOGIT * torch.maximum(by_memory, by_peaks))
 
 
 def denoising_apart(denoising: DenoisingQueries, ordinary: int) -> Tensor:
