@@ -17,7 +17,7 @@ from perception.depth import DepthBins
 from scenes.cameras import Camera
 from scenes.geometry import transform_points
 from scenes.packing import camera_arrays
-from scenes.rigs import Rig, default_rig, ego_from_cam_looking, pinhole_camera
+from scenes.rigs import Rig, default_rig, ego_from_cam_looking, fisheye_camera, pinhole_camera
 
 
 def step_of(rig: Rig, batch: int = 1, dead: tuple[int, ...] = ()) -> StepInput:
@@ -242,3 +242,14 @@ def test_a_point_leaves_a_picture_gradually():
     points = transform_points(camera.ego_from_cam, camera.unproject(np.stack([columns, np.full(5, 40.0)], -1)) * 12.0)
     planes = torch.from_numpy(points).float()[None].unbind(-1)
     assert best_views(planes, lenses).visible_BVP[0, 0].tolist() == pytest.approx([1.0, 0.5, 0.25, 0.0025, 0.0], abs=2e-3)
+
+
+def test_a_point_leaves_a_fisheyes_largest_angle_gradually():
+    camera = fisheye_camera("front", np.deg2rad(200.0), 200, 160, ego_from_cam_looking((0, 0, 1.0), 0.0))
+    step = step_of(Rig((camera,)))
+    step.max_angle_BN[:] = np.pi / 2
+    degrees = np.array([60.0, 89.0, 89.5, 89.99, 90.5])  # a pixel is a degree; a hundredth of 200 pixels is 2
+    yaw = np.deg2rad(degrees)
+    points = np.stack([10.0 * np.cos(yaw), 10.0 * np.sin(yaw), np.ones(5)], -1)
+    views = best_views(torch.from_numpy(points).float()[None].unbind(-1), read_lenses(step))
+    assert views.visible_BVP[0, 0].tolist() == pytest.approx([1.0, 0.5, 0.25, 0.005, 0.0], abs=5e-3)

@@ -89,6 +89,25 @@ def test_how_far_a_new_query_gives_way_is_gradual_in_place_and_score(apart_share
     assert less.flatten().tolist() == pytest.approx([taken * SUPPRESSION_LOGIT] * less.numel(), abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("apart_share", "lead", "presence", "taken"),
+    [(0.9, 2.0, 1.0, 1.0), (0.9, 0.5, 1.0, 0.5), (0.9, 2.0, 0.25, 0.25), (1.0488, 2.0, 1.0, 0.5), (1.1, 2.0, 1.0, 0.0)],
+)
+def test_how_far_a_peak_gives_way_to_a_higher_one_is_gradual_in_place_lead_and_presence(apart_share, lead, presence, taken) -> None:
+    torch.manual_seed(0)
+    source, motion = QuerySource(SMALL), torch.zeros(1, 5)
+    radius_m = SMALL.query.suppression_radius_m[0]
+    box = torch.tensor([[[3.0, 4.0, 0.8, 4.0, 2.0, 1.5, 0.0, 0.0, 0.0]]]).repeat(1, 2, 1)
+    box[0, 1, 0] += apart_share * radius_m
+    nobody = source.from_memory(torch.randn(1, 1, SMALL.query.channels), box[:, :1], torch.zeros(1, 1), motion)
+    new = source.from_memory(torch.randn(1, 2, SMALL.query.channels), box, torch.ones(1, 2), motion)
+    new.logits_BQK[..., 0] = torch.tensor([9.0 + lead, 9.0])
+    new.presence_BQ[0, 0] = presence
+    less = new.logits_BQK - source.give_way(new, nobody, torch.zeros(1, 1)).logits_BQK
+    assert less[0, 0].abs().max() == 0.0  # the higher one gives nothing
+    assert less[0, 1].tolist() == pytest.approx([taken * SUPPRESSION_LOGIT] * less.shape[-1], abs=0.02)
+
+
 def test_what_leaves_the_grid_fades_over_its_last_cell() -> None:
     grid = BevGrid(-16.0, -8.0, 2.0, 16, 8)
     x, y = torch.tensor([0.0, 13.9, 15.0, 0.0, 15.5, 17.0]), torch.tensor([0.0, 0.0, 0.0, -7.5, 7.0, 0.0])
