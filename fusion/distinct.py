@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
-BEYOND = 0.2
-"""By so much more than the radius, squared, an object is clearly another's."""
+CLEARLY_SAME, CLEARLY_OTHER = 0.5, 1.2
+"""Up to the first share of the squared radius one object is clearly meant, from the second on another. So wide a border makes little of
+little: what lies in it weighs by at most 3.2 times what its distance, in radii, differs by."""
 
 
 def class_groups(class_names: tuple[str, ...]) -> Tensor:
@@ -23,18 +24,18 @@ def class_groups(class_names: tuple[str, ...]) -> Tensor:
 
 
 def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
-    """(B, Q, Q) float32: how far query j stands on the object of query i: 1 if it is of its kind and within the radius of its class (and
-    for i = j), 0 well beyond it.
+    """(B, Q, Q) float32: how far query j stands on the object of query i: 1 if it is of its kind and well within the radius of its class
+    (and for i = j), 0 beyond it.
     """
     radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
     return nearness(box_BQ9, box_BQ9, radius) * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
 
 
 def nearness(box_BQ9: Tensor, other_BS9: Tensor, radius_BQ: Tensor) -> Tensor:
-    """(B, Q, S) float32: 1 for others within the radius in metres, seen from above, 0 from `BEYOND` on, evenly in the square between."""
+    """(B, Q, S) float32: 1 for others well within the radius in metres, seen from above, 0 beyond it, evenly in the square between."""
     dx, dy = (box_BQ9[:, :, None, i] - other_BS9[:, None, :, i] for i in (0, 1))
-    share = (1.0 / BEYOND) / (radius_BQ * radius_BQ)
-    return (1.0 + (1.0 / BEYOND) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
+    share = 1.0 / ((CLEARLY_OTHER - CLEARLY_SAME) * radius_BQ * radius_BQ)
+    return (CLEARLY_OTHER / (CLEARLY_OTHER - CLEARLY_SAME) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
 
 
 def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
@@ -44,7 +45,9 @@ def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
 
 
 def inherit(id_BQ: Tensor, age_BQ: Tensor, score_BQ: Tensor, same_BQQ: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, Q) ids and ages: a query without an id takes both over from a remembered query on the same object for which it is the best."""
+    """(B, Q) ids and ages: a query without an id takes both over from a remembered query clearly on the same object, which falls silent,
+    if it is the best there.
+    """
     best_B1Q = (score_BQ[:, :, None] * (same_BQQ.transpose(1, 2) >= 1.0).float()).argmax(1, keepdim=True)
     index_1Q1 = torch.arange(score_BQ.shape[1], device=score_BQ.device)[None, :, None]
     heir_BQQ = (best_B1Q == index_1Q1) & (id_BQ >= 0)[:, None, :]  # j is the best of the object on which i, with an id, stands

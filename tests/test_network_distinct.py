@@ -25,10 +25,10 @@ def test_a_car_and_a_truck_on_one_place_are_one_object_a_pedestrian_is_another()
     assert table.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
-def test_nearness_fades_beyond_the_radius():
-    near = [same([(5, 0), (5 + distance, 0)], ["car", "car"])[0, 0, 1].item() for distance in (1.5, 1.5 * 1.1**0.5, 1.5 * 1.2**0.5)]
+def test_nearness_fades_across_the_radius():
+    near = [same([(5, 0), (5 + 1.5 * square**0.5, 0)], ["car", "car"])[0, 0, 1].item() for square in (0.5, 0.85, 1.2)]
     assert near == pytest.approx([1.0, 0.5, 0.0], abs=1e-5)
-    table = same([(5, 0), (5 + 1.5 * 1.1**0.5, 0)], ["car", "car"])
+    table = same([(5, 0), (5 + 1.5 * 0.85**0.5, 0)], ["car", "car"])
     assert speaks(torch.tensor([[0.2, 0.4]]), table)[0].tolist() == pytest.approx([0.5, 1.0], abs=1e-5)
 
 
