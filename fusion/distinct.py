@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from scenes.boxes import TWO_WHEELERS, VEHICLE_CLASSES
 
-CLEARLY_SAME, CLEARLY_OTHER = 0.5, 1.2
-"""Up to the first share of the squared radius one object is clearly meant, from the second on another. So wide a border makes little of
-little: what lies in it weighs by at most 3.2 times what its distance, in radii, differs by."""
+REMEMBERED, ANSWERED = (1.0, 1.2), (0.5, 1.2)
+"""Up to the first share of the squared radius one object is clearly meant, from the second on another. What is remembered comes back at the
+next step, and two that are half remembered fight, so its border is narrow and seldom met. What is answered does not come back: over a
+wide border little differences of place make less of scores."""
 
 
 def class_groups(class_names: tuple[str, ...]) -> Tensor:
@@ -23,31 +24,38 @@ def class_groups(class_names: tuple[str, ...]) -> Tensor:
     )
 
 
-def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
-    """(B, Q, Q) float32: how far query j stands on the object of query i: 1 if it is of its kind and well within the radius of its class
-    (and for i = j), 0 beyond it.
+def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor, border: tuple[float, float] = REMEMBERED) -> Tensor:
+    """(B, Q, Q) float32: how far query j stands on the object of query i: 1 if it is of its kind and within the radius of its class (and
+    for i = j), 0 well beyond it; see `nearness`.
     """
     radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
-    return nearness(box_BQ9, box_BQ9, radius) * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
+    return nearness(box_BQ9, box_BQ9, radius, border) * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
 
 
-def nearness(box_BQ9: Tensor, other_BS9: Tensor, radius_BQ: Tensor) -> Tensor:
-    """(B, Q, S) float32: 1 for others well within the radius in metres, seen from above, 0 beyond it, evenly in the square between."""
+def nearness(box_BQ9: Tensor, other_BS9: Tensor, radius_BQ: Tensor, border: tuple[float, float] = REMEMBERED) -> Tensor:
+    """(B, Q, S) float32: 1 for others seen from above within the radius in metres, 0 beyond; evenly in the square across the `border`, two
+    shares of the squared radius.
+    """
     dx, dy = (box_BQ9[:, :, None, i] - other_BS9[:, None, :, i] for i in (0, 1))
-    share = 1.0 / ((CLEARLY_OTHER - CLEARLY_SAME) * radius_BQ * radius_BQ)
-    return (CLEARLY_OTHER / (CLEARLY_OTHER - CLEARLY_SAME) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
+    near, far = border
+    share = 1.0 / ((far - near) * radius_BQ * radius_BQ)
+    return (far / (far - near) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
 
 
-def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
-    """(B, Q) float32: 1 for a query that no query on the same object outscores, else as little as the nearest that does leaves it."""
+def speaks(score_BQ: Tensor, same_BQQ: Tensor, kept_BQ: Tensor | None = None) -> Tensor:
+    """(B, Q) float32: 1 for a query that no query on the same object outscores, else as little as the nearest that does leaves it.
+
+    Of what is kept of a remembered object that is hardly seen any more (`kept_BQ`, at least its score), whoever outscores it takes no
+    larger a share than its own score has of that: an object that nobody sees is not silenced by a neighbour that nobody sees.
+    """
     outscored = (score_BQ[:, None, :] > score_BQ[:, :, None]).float()
+    if kept_BQ is not None:
+        outscored = outscored * (score_BQ[:, None, :] * (1.0 / kept_BQ.clamp(min=1e-6))[:, :, None]).clamp(max=1.0)
     return 1.0 - (same_BQQ * outscored).amax(-1)
 
 
 def inherit(id_BQ: Tensor, age_BQ: Tensor, score_BQ: Tensor, same_BQQ: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, Q) ids and ages: a query without an id takes both over from a remembered query clearly on the same object, which falls silent,
-    if it is the best there.
-    """
+    """(B, Q) ids and ages: a query without an id takes both over from a remembered query on the same object for which it is the best."""
     best_B1Q = (score_BQ[:, :, None] * (same_BQQ.transpose(1, 2) >= 1.0).float()).argmax(1, keepdim=True)
     index_1Q1 = torch.arange(score_BQ.shape[1], device=score_BQ.device)[None, :, None]
     heir_BQQ = (best_B1Q == index_1Q1) & (id_BQ >= 0)[:, None, :]  # j is the best of the object on which i, with an id, stands

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fusion.distinct import class_groups, inherit, same_object, speaks
+from fusion.distinct import ANSWERED, class_groups, inherit, nearness, same_object, speaks
 from scenes.boxes import CLASS_NAMES
 
 RADIUS_K = torch.full((len(CLASS_NAMES),), 1.5)
@@ -25,11 +25,27 @@ def test_a_car_and_a_truck_on_one_place_are_one_object_a_pedestrian_is_another()
     assert table.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
-def test_nearness_fades_across_the_radius():
-    near = [same([(5, 0), (5 + 1.5 * square**0.5, 0)], ["car", "car"])[0, 0, 1].item() for square in (0.5, 0.85, 1.2)]
+def test_nearness_fades_beyond_the_radius():
+    near = [same([(5, 0), (5 + distance, 0)], ["car", "car"])[0, 0, 1].item() for distance in (1.5, 1.5 * 1.1**0.5, 1.5 * 1.2**0.5)]
     assert near == pytest.approx([1.0, 0.5, 0.0], abs=1e-5)
-    table = same([(5, 0), (5 + 1.5 * 0.85**0.5, 0)], ["car", "car"])
+    table = same([(5, 0), (5 + 1.5 * 1.1**0.5, 0)], ["car", "car"])
     assert speaks(torch.tensor([[0.2, 0.4]]), table)[0].tolist() == pytest.approx([0.5, 1.0], abs=1e-5)
+
+
+def test_what_is_answered_fades_over_a_wider_border():
+    apart = torch.tensor([0.5, 0.85, 1.2]) ** 0.5 * 2.0
+    here, others = torch.zeros(1, 1, 9), torch.zeros(1, 3, 9)
+    others[0, :, 1] = apart
+    assert nearness(here, others, torch.tensor([[2.0]]), ANSWERED)[0, 0].tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-5)
+
+
+def test_who_is_hardly_seen_silences_nobody_who_is_remembered_well():
+    table = same([(5, 0), (5.5, 0)], ["car", "car"])
+    score, kept = torch.tensor([[0.001, 0.002]]), torch.tensor([[0.2, 0.002]])
+    assert speaks(score, table).tolist() == [[0.0, 1.0]]
+    assert speaks(score, table, kept).tolist() == [[pytest.approx(0.99), 1.0]]
+    seen = torch.tensor([[0.1, 0.3]])
+    assert speaks(seen, table, torch.tensor([[0.2, 0.3]])).tolist() == [[0.0, 1.0]]
 
 
 def test_the_best_of_an_object_speaks_and_the_others_fall_silent():

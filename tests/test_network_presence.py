@@ -74,7 +74,7 @@ def test_which_of_two_neighbours_is_the_peak_does_not_depend_on_rounding() -> No
 
 @pytest.mark.parametrize(
     ("apart_share", "over", "taken"),
-    [(0.7, 1.0, 1.0), (0.7, 0.5, 0.5), (0.7, -0.1, 0.0), (0.92195, 1.0, 0.5), (1.1, 1.0, 0.0), (0.92195, 0.5, 0.25)],
+    [(0.9, 1.0, 1.0), (0.9, 0.5, 0.5), (0.9, -0.1, 0.0), (1.0488, 1.0, 0.5), (1.1, 1.0, 0.0), (1.0488, 0.5, 0.25)],
 )
 def test_how_far_a_new_query_gives_way_is_gradual_in_place_and_score(apart_share: float, over: float, taken: float) -> None:
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_how_far_a_new_query_gives_way_is_gradual_in_place_and_score(apart_share
 
 @pytest.mark.parametrize(
     ("apart_share", "lead", "presence", "taken"),
-    [(0.7, 2.0, 1.0, 1.0), (0.7, 0.5, 1.0, 0.5), (0.7, 2.0, 0.25, 0.25), (0.92195, 2.0, 1.0, 0.5), (1.1, 2.0, 1.0, 0.0)],
+    [(0.9, 2.0, 1.0, 1.0), (0.9, 0.5, 1.0, 0.5), (0.9, 2.0, 0.25, 0.25), (1.0488, 2.0, 1.0, 0.5), (1.1, 2.0, 1.0, 0.0)],
 )
 def test_how_far_a_peak_gives_way_to_a_higher_one_is_gradual_in_place_lead_and_presence(apart_share, lead, presence, taken) -> None:
     torch.manual_seed(0)
