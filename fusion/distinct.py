@@ -42,17 +42,9 @@ def nearness(box_BQ9: Tensor, other_BS9: Tensor, radius_BQ: Tensor, border: tupl
     return (far / (far - near) - (dx * dx + dy * dy) * share[:, :, None]).clamp(0.0, 1.0)
 
 
-def speaks(score_BQ: Tensor, kept_BQ: Tensor, same_BQQ: Tensor, new: int) -> Tensor:
-    """(B, Q) float32: 1 for a query that no query on the same object outscores, else as little as the nearest that does leaves it.
-
-    Two remembered queries (all but the first `new`) are told apart by what is kept of them (at least their score, and more of who was
-    seen better before), others by how well they are seen now. Of who is kept better than it is seen, one that outscores it takes no larger
-    a share than its own score has of that: an object that nobody sees is not silenced by a neighbour that nobody sees.
-    """
-    remembered = (torch.arange(score_BQ.shape[1], device=score_BQ.device) >= new).float()
-    claim_BQQ = score_BQ[:, None, :] + (kept_BQ - score_BQ)[:, None, :] * remembered[:, None]  # of j, before i
-    own_BQQ = score_BQ[:, :, None] + (kept_BQ - score_BQ)[:, :, None] * remembered
-    outscored = (claim_BQQ > own_BQQ).float() * (claim_BQQ * (1.0 / kept_BQ.clamp(min=1e-6))[:, :, None]).clamp(max=1.0)
+def speaks(score_BQ: Tensor, same_BQQ: Tensor) -> Tensor:
+    """(B, Q) float32: 1 for a query that no query on the same object outscores, else as little as the nearest that does leaves it."""
+    outscored = (score_BQ[:, None, :] > score_BQ[:, :, None]).float()
     return 1.0 - (same_BQQ * outscored).amax(-1)
 
 

@@ -122,8 +122,6 @@ class StepOutput:
     target may be matched to it."""
     source_BS: Tensor | None = None
     """int64: which query each slot of the next state remembers (any, for an empty slot)."""
-    kept_BQ: Tensor | None = None
-    """float32, ordinary queries alone: the larger of a query's score and of what is left of the one it was remembered with."""
 
 
 @dataclass

@@ -75,7 +75,7 @@ class Surround(nn.Module):
         past = recalled(memory.embedding_BQC, memory.box(), memory.presence_BQ, step.dt_B)
         queries, layers = self.decoder(queries, self.source.position, apart_BQQ, around, past, self.num_layers)
         maps, ages = push_maps(state, old_maps, newest, step.dt_B)
-        next_state, source_BS, kept_BQ = self.remember(queries, layers[-1], past.box_BS9, state, step.dt_B, maps, ages)
+        next_state, source_BS = self.remember(queries, layers[-1], past.box_BS9, state, step.dt_B, maps, ages)
         occupancy, flow = self.occupancy(bev) if self.occupancy is not None else (None, None)
         output = StepOutput(
             layers=layers,
@@ -88,7 +88,6 @@ class Surround(nn.Module):
             extra={name: value for head in self.extra_heads.values() for name, value in head(queries, bev).items()},
             presence_BQ=queries.presence_BQ,
             source_BS=source_BS,
-            kept_BQ=kept_BQ,
         )
         return output, next_state
 
@@ -139,9 +138,8 @@ class Surround(nn.Module):
 
     def remember(
         self, queries: Queries, answer: LayerOutput, moved_BS9: Tensor, state: WorldState, dt_B: Tensor, maps: Tensor, ages: Tensor
-    ) -> tuple[WorldState, Tensor, Tensor]:
-        """The state after this step, the best ordinary queries and the newest maps; (B, S) int64, which query each slot remembers; and
-        (B, Q) what is kept of each ordinary query: its score, or what is left of a remembered one's.
+    ) -> tuple[WorldState, Tensor]:
+        """The state after this step, the best ordinary queries and the newest maps; and (B, S) int64, which query each slot remembers.
 
         `moved_BS9` is where the remembered objects were expected. What has left the bird's-eye grid, outside which nothing was trained,
         is forgotten.
@@ -154,27 +152,24 @@ class Surround(nn.Module):
         ids = torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1)
         ids, ages_BQ = inherit(ids, torch.cat([fresh, state.age_BS + dt], dim=1), score, same)
         box = torch.cat([answer.box_BQ9[:, :new], followed(moved_BS9, answer.box_BQ9[:, new:], score[:, new:], faded)], dim=1)
-        kept = torch.maximum(score, torch.cat([fresh, faded], dim=1))
-        voice = speaks(score, kept, same, new)
+        total = torch.maximum(score, torch.cat([fresh, faded], dim=1)) * speaks(score, same)
         candidates = Candidates(
             embedding_BQC=queries.embedding_BQC[:, :n],
             box_BQ9=box,
-            score_BQ=kept * voice * self.config.grid.contains(box[..., 0], box[..., 1]),
+            score_BQ=total * self.config.grid.contains(box[..., 0], box[..., 1]),
             id_BQ=ids,
             age_BQ=ages_BQ,
         )
         query, box, score, ids, age, next_id, source = remember_objects(candidates, state.next_id_B, config.memory_slots, config)
-        return WorldState(torch.ones_like(state.valid_B), query, box, score, ids, age, next_id, maps, ages), source, kept
+        return WorldState(torch.ones_like(state.valid_B), query, box, score, ids, age, next_id, maps, ages), source
 
     def detections(self, output: StepOutput, state_out: WorldState) -> Detections:
         """The readable answer, best first; ids are those of the slots that remember the same queries."""
         n = self.ordinary_queries
         answer = output.layers[-1].map(lambda value: value[:, :n])
-        assert output.presence_BQ is not None and output.source_BS is not None and output.kept_BQ is not None
+        assert output.presence_BQ is not None and output.source_BS is not None
         score = self.scores(answer, output.presence_BQ[:, :n])
-        new = self.config.query.new_queries
-        voice = speaks(score, output.kept_BQ, self.same_object(answer, ANSWERED), new)
-        score, order = (score * voice).topk(n, dim=1)
+        score, order = (score * speaks(score, self.same_object(answer, ANSWERED))).topk(n, dim=1)
         box = answer.box_BQ9.gather(1, order[..., None].expand(-1, -1, 9))
         classes = answer.logits_BQK.argmax(-1).gather(1, order)
         same = (order[:, :, None] == output.source_BS[:, None]) & (score > 0)[..., None]

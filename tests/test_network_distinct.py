@@ -25,15 +25,11 @@ def test_a_car_and_a_truck_on_one_place_are_one_object_a_pedestrian_is_another()
     assert table.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
-def loud(score: list[float], table: torch.Tensor, kept: list[float] | None = None, new: int = 0) -> list[float]:
-    return speaks(torch.tensor([score]), torch.tensor([kept or score]), table, new)[0].tolist()
-
-
 def test_nearness_fades_beyond_the_radius():
     near = [same([(5, 0), (5 + distance, 0)], ["car", "car"])[0, 0, 1].item() for distance in (1.5, 1.5 * 1.1**0.5, 1.5 * 1.2**0.5)]
     assert near == pytest.approx([1.0, 0.5, 0.0], abs=1e-5)
     table = same([(5, 0), (5 + 1.5 * 1.1**0.5, 0)], ["car", "car"])
-    assert loud([0.2, 0.4], table) == pytest.approx([0.5, 1.0], abs=1e-5)
+    assert speaks(torch.tensor([[0.2, 0.4]]), table)[0].tolist() == pytest.approx([0.5, 1.0], abs=1e-5)
 
 
 def test_what_is_answered_fades_over_a_wider_border():
@@ -43,28 +39,14 @@ def test_what_is_answered_fades_over_a_wider_border():
     assert nearness(here, others, torch.tensor([[2.0]]), ANSWERED)[0, 0].tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("score", "kept", "new", "voices"),
-    [
-        ([0.001, 0.002], [0.2, 0.002], 0, [1.0, 0.0]),  # both remembered: by what is kept, however they score now
-        ([0.1, 0.3], [0.2, 0.3], 0, [0.0, 1.0]),
-        ([0.002, 0.001], [0.002, 0.2], 1, [1.0, 0.99]),  # the first is new and sees it better, but hardly
-        ([0.3, 0.1], [0.3, 0.2], 1, [1.0, 0.0]),  # and surely
-        ([0.1, 0.15], [0.1, 0.3], 1, [0.0, 1.0]),
-    ],
-)
-def test_remembered_ones_are_told_apart_by_what_is_kept_and_who_hardly_sees_silences_nobody(score, kept, new, voices):
-    assert loud(score, same([(5, 0), (5.5, 0)], ["car", "car"]), kept, new) == pytest.approx(voices)
-
-
 def test_the_best_of_an_object_speaks_and_the_others_fall_silent():
     table = same([(5, 0), (5.5, 0), (9, 0)], ["car", "car", "car"])
-    assert loud([0.4, 0.6, 0.1], table) == [0.0, 1.0, 1.0]
+    assert speaks(torch.tensor([[0.4, 0.6, 0.1]]), table).tolist() == [[0.0, 1.0, 1.0]]
 
 
 def test_equals_both_speak_rather_than_both_fall_silent():
     table = same([(5, 0), (5.5, 0)], ["car", "car"])
-    assert loud([0.5, 0.5], table) == [1.0, 1.0]
+    assert speaks(torch.tensor([[0.5, 0.5]]), table).tolist() == [[1.0, 1.0]]
 
 
 def test_a_better_new_query_takes_over_id_and_age_of_the_remembered_one():
