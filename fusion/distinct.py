@@ -15,6 +15,8 @@ REMEMBERED, ANSWERED = (1.0, 1.2), (0.5, 1.2)
 """Up to the first share of the squared radius one object is clearly meant, from the second on another. What is remembered comes back at the
 next step, and two that are half remembered fight, so its border is narrow and seldom met. What is answered does not come back: over a
 wide border little differences of place make less of scores."""
+UNDECIDED_LOGIT = 0.5
+"""An answered object may also be of a class whose logit is less below that of its likeliest, the more the less."""
 
 
 def class_groups(class_names: tuple[str, ...]) -> Tensor:
@@ -29,7 +31,20 @@ def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Te
     for i = j), 0 well beyond it; see `nearness`.
     """
     radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
-    return nearness(box_BQ9, box_BQ9, radius, border) * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
+    return nearness(box_BQ9, box_BQ9, radius) * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
+
+
+def may_be_same_object(box_BQ9: Tensor, logits_BQK: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
+    """(B, Q, Q) float32: `same_object` for answers: neither a little difference of place nor one of logits decides anything.
+
+    Who is undecided between two classes may be the same object as one of either kind, and has a radius between theirs.
+    """
+    lead_BQK = logits_BQK.amax(-1, keepdim=True) - logits_BQK
+    share_BQK = (1.0 - lead_BQK * (1.0 / UNDECIDED_LOGIT)).clamp(min=0.0)  # 1 for the likeliest
+    alike_KK = ((group_K[:, None] - group_K).abs() < 0.5).to(share_BQK.dtype)
+    alike_BQQ = (share_BQK @ alike_KK @ share_BQK.transpose(1, 2)).clamp(max=1.0)
+    radius = (share_BQK * radius_K).sum(-1) / share_BQK.sum(-1)
+    return nearness(box_BQ9, box_BQ9, radius, ANSWERED) * alike_BQQ
 
 
 def nearness(box_BQ9: Tensor, other_BS9: Tensor, radius_BQ: Tensor, border: tuple[float, float] = REMEMBERED) -> Tensor:

@@ -7,7 +7,7 @@ from fusion.atlas import Atlas
 from fusion.bev import BevEncoder, DenseHead
 from fusion.config import ModelConfig
 from fusion.denoising import DenoisingQueries
-from fusion.distinct import ANSWERED, REMEMBERED, class_groups, inherit, same_object, speaks
+from fusion.distinct import class_groups, inherit, may_be_same_object, same_object, speaks
 from fusion.interface import Detections, LayerOutput, StepInput, StepOutput, WorldState
 from fusion.kinematics import followed, recalled
 from fusion.layer import Surroundings
@@ -132,10 +132,6 @@ class Surround(nn.Module):
         """(B, Q) probability that a query is an object, tempered by the expected quality of its box and by the query's presence."""
         return answer.logits_BQK.amax(-1).sigmoid() * answer.quality_BQ.sigmoid() ** self.config.query.quality_power * presence_BQ
 
-    def same_object(self, answer: LayerOutput, border: tuple[float, float]) -> Tensor:
-        """(B, Q, Q) float32: how far queries stand on the same object."""
-        return same_object(answer.box_BQ9, answer.logits_BQK.argmax(-1), self.source.radius_K, self.group_K, border)
-
     def remember(
         self, queries: Queries, answer: LayerOutput, moved_BS9: Tensor, state: WorldState, dt_B: Tensor, maps: Tensor, ages: Tensor
     ) -> tuple[WorldState, Tensor]:
@@ -148,7 +144,8 @@ class Surround(nn.Module):
         dt = dt_B.float()[:, None]
         fresh, faded = torch.zeros_like(answer.quality_BQ[:, :new]), state.score_BS * torch.exp(dt * _log(config.score_decay))
         answer = answer.map(lambda value: value[:, :n].detach())
-        score, same = self.scores(answer, queries.presence_BQ[:, :n]), self.same_object(answer, REMEMBERED)
+        score = self.scores(answer, queries.presence_BQ[:, :n])
+        same = same_object(answer.box_BQ9, answer.logits_BQK.argmax(-1), self.source.radius_K, self.group_K)
         ids = torch.cat([torch.full_like(fresh, -1, dtype=torch.int64), state.id_BS], dim=1)
         ids, ages_BQ = inherit(ids, torch.cat([fresh, state.age_BS + dt], dim=1), score, same)
         box = torch.cat([answer.box_BQ9[:, :new], followed(moved_BS9, answer.box_BQ9[:, new:], score[:, new:], faded)], dim=1)
@@ -169,7 +166,8 @@ class Surround(nn.Module):
         answer = output.layers[-1].map(lambda value: value[:, :n])
         assert output.presence_BQ is not None and output.source_BS is not None
         score = self.scores(answer, output.presence_BQ[:, :n])
-        score, order = (score * speaks(score, self.same_object(answer, ANSWERED))).topk(n, dim=1)
+        same = may_be_same_object(answer.box_BQ9, answer.logits_BQK, self.source.radius_K, self.group_K)
+        score, order = (score * speaks(score, same)).topk(n, dim=1)
         box = answer.box_BQ9.gather(1, order[..., None].expand(-1, -1, 9))
         classes = answer.logits_BQK.argmax(-1).gather(1, order)
         same = (order[:, :, None] == output.source_BS[:, None]) & (score > 0)[..., None]
