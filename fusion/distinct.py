@@ -1,7 +1,7 @@
 """Which queries stand on the same object, and which of them speaks for it? Duplicates are told apart without NonMaxSuppression.
 
 One-to-one matching teaches queries to keep apart, but a remembered and a new query may still find one object. A query whose
-neighbour of the same kind within the class's radius scores higher falls silent; the neighbour inherits its id. Only comparisons
+neighbour of the same kind within the class's radius scores higher falls silent; the neighbour inherits its id. Only comparisons, products
 and reductions over a (Q, Q) table are used, which every runtime has. How near a neighbour must be is not a matter of the last bits.
 """
 
@@ -26,7 +26,7 @@ def class_groups(class_names: tuple[str, ...]) -> Tensor:
     )
 
 
-def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor, border: tuple[float, float] = REMEMBERED) -> Tensor:
+def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
     """(B, Q, Q) float32: how far query j stands on the object of query i: 1 if it is of its kind and within the radius of its class (and
     for i = j), 0 well beyond it; see `nearness`.
     """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fusion.distinct import ANSWERED, class_groups, inherit, nearness, same_object, speaks
+from fusion.distinct import UNDECIDED_LOGIT, class_groups, inherit, may_be_same_object, same_object, speaks
 from scenes.boxes import CLASS_NAMES
 
 RADIUS_K = torch.full((len(CLASS_NAMES),), 1.5)
@@ -32,11 +32,31 @@ def test_nearness_fades_beyond_the_radius():
     assert speaks(torch.tensor([[0.2, 0.4]]), table)[0].tolist() == pytest.approx([0.5, 1.0], abs=1e-5)
 
 
+def may_be_same(places, logits: list[dict[str, float]], radius_K: torch.Tensor = RADIUS_K) -> torch.Tensor:
+    table = torch.full((1, len(places), len(CLASS_NAMES)), -9.0)
+    for row, of_names in enumerate(logits):
+        for name, value in of_names.items():
+            table[0, row, CLASS_NAMES.index(name)] = value
+    return may_be_same_object(box_at(*places), table, radius_K, class_groups(CLASS_NAMES))[0]
+
+
 def test_what_is_answered_fades_over_a_wider_border():
-    apart = torch.tensor([0.5, 0.85, 1.2]) ** 0.5 * 2.0
-    here, others = torch.zeros(1, 1, 9), torch.zeros(1, 3, 9)
-    others[0, :, 1] = apart
-    assert nearness(here, others, torch.tensor([[2.0]]), ANSWERED)[0, 0].tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-5)
+    places = [(5.0, 0.0)] + [(5.0, 1.5 * square**0.5) for square in (0.4, 0.85, 1.2)]
+    table = may_be_same(places, [{"car": 1.0}] * 4)
+    assert table[0].tolist() == pytest.approx([1.0, 1.0, 0.5, 0.0], abs=1e-5)
+
+
+def test_who_is_undecided_may_be_of_either_kind_and_has_a_radius_between():
+    less = {"car": 1.0, "motorcycle": 1.0 - 0.25 * UNDECIDED_LOGIT}  # three quarters a motorcycle
+    logits = [less, {"car": 0.0}, {"truck": 2.0}, {"motorcycle": 3.0}, {"pedestrian": 3.0}]
+    table = may_be_same([(5, 0)] * 5, logits)
+    assert table[0].tolist() == pytest.approx([1.0, 1.0, 1.0, 0.75, 0.0])
+    assert table[3].tolist() == pytest.approx([0.75, 0.0, 0.0, 1.0, 0.0])
+    radius_K = RADIUS_K.clone()
+    radius_K[CLASS_NAMES.index("motorcycle")] = 0.5
+    even = {"car": 1.0, "motorcycle": 1.0}
+    table = may_be_same([(5, 0), (5 + 0.85**0.5, 0)], [even, even], radius_K)  # a radius of 1 m
+    assert table[0, 1].item() == pytest.approx(0.5, abs=1e-5)
 
 
 def test_the_best_of_an_object_speaks_and_the_others_fall_silent():
