@@ -167,7 +167,7 @@ def nano() -> ModelConfig:
 def edge() -> ModelConfig:
     """MobileNetV2 at 256x704, cells of 0.8 m over 102 m: for embedded graphics processors.
 
-    Of the backbones tried (benchmarks/RESULTS.d/export_history.md) the one that is fast on processors too, and nano's, which stays accurate in
+    Of the backbones tried (RESULTS.d/export_history.md) the one that is fast on processors too, and nano's, which stays accurate in
     int8 without being trained for it; `--model.backbone.name resnet34` trades four times the work for one more point on ImageNet.
     """
     return ModelConfig(
