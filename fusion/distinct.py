@@ -31,7 +31,7 @@ def same_object(box_BQ9: Tensor, class_BQ: Tensor, radius_K: Tensor, group_K: Te
     for i = j), 0 well beyond it; see `nearness`.
     """
     radius, group = (functional.embedding(class_BQ, values[:, None])[..., 0] for values in (radius_K, group_K))
-    return nearness(box_BQ9, box_BQ9, radius) * ((group[:, :, None] - group[:, None, :]).abs() < 0.5).float()
+    return nearness(box_BQ9, box_BQ9, radius) * _alike(group)
 
 
 def may_be_same_object(box_BQ9: Tensor, logits_BQK: Tensor, radius_K: Tensor, group_K: Tensor) -> Tensor:
@@ -41,10 +41,14 @@ def may_be_same_object(box_BQ9: Tensor, logits_BQK: Tensor, radius_K: Tensor, gr
     """
     lead_BQK = logits_BQK.amax(-1, keepdim=True) - logits_BQK
     share_BQK = (1.0 - lead_BQK * (1.0 / UNDECIDED_LOGIT)).clamp(min=0.0)  # 1 for the likeliest
-    alike_KK = ((group_K[:, None] - group_K).abs() < 0.5).to(share_BQK.dtype)
-    alike_BQQ = (share_BQK @ alike_KK @ share_BQK.transpose(1, 2)).clamp(max=1.0)
+    alike_BQQ = (share_BQK @ _alike(group_K).to(share_BQK.dtype) @ share_BQK.transpose(1, 2)).clamp(max=1.0)
     radius = (share_BQK * radius_K).sum(-1) / share_BQK.sum(-1)
     return nearness(box_BQ9, box_BQ9, radius, ANSWERED) * alike_BQQ
+
+
+def _alike(group: Tensor) -> Tensor:
+    """(..., N, N) float32: 1 where two of N groups (..., N), numbers as `class_groups` gives them, are the same."""
+    return ((group[..., :, None] - group[..., None, :]).abs() < 0.5).float()
 
 
 def nearness(box_BQ9: Tensor, other_BS9: Tensor, radius_BQ: Tensor, border: tuple[float, float] = REMEMBERED) -> Tensor:

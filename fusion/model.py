@@ -166,8 +166,8 @@ class Surround(nn.Module):
         answer = output.layers[-1].map(lambda value: value[:, :n])
         assert output.presence_BQ is not None and output.source_BS is not None
         score = self.scores(answer, output.presence_BQ[:, :n])
-        same = may_be_same_object(answer.box_BQ9, answer.logits_BQK, self.source.radius_K, self.group_K)
-        score, order = (score * speaks(score, same)).topk(n, dim=1)
+        voice = speaks(score, may_be_same_object(answer.box_BQ9, answer.logits_BQK, self.source.radius_K, self.group_K))
+        score, order = (score * voice).topk(n, dim=1)
         box = answer.box_BQ9.gather(1, order[..., None].expand(-1, -1, 9))
         classes = answer.logits_BQK.argmax(-1).gather(1, order)
         same = (order[:, :, None] == output.source_BS[:, None]) & (score > 0)[..., None]
